@@ -20,10 +20,11 @@ from lora_drop.run.exports.chrome import chrome_trace
 from lora_drop.run.exports.html import replay_html, wire_text
 from lora_drop.run.report.align import side_by_side
 from lora_drop.run.report.compare import side_of
-from lora_drop.run.report.steps import about_step
+from lora_drop.run.report.steps import about_steps
 from lora_drop.run.trace.trace import Trace, parse_trace
 
 MEMORY = 512 * 2**20  # bytes beyond the process's size after its imports
+TOGETHER = 256  # steps of an answer: a reader goes on to the neighbours, and a trace is not parsed for each
 NICE = 5  # the device's runs come first
 
 
@@ -33,10 +34,10 @@ def opened(trace: Trace) -> dict[str, Any]:
     return {"wire": wire_text(trace), "lanes": lanes, "is_cut": trace.summary is None}
 
 
-def step_of(trace: Trace, lane: str, step: int) -> dict[str, Any]:
-    """A step as its records have it, and what reading the lane's text again takes: its header, and kinds and tokens of
-    the lane's steps."""
-    about = about_step(trace, lane, step)
+def steps_of(trace: Trace, lane: str, first: int) -> dict[str, Any]:
+    """`about` `TOGETHER` steps as the records have them; and what reading the lane's text again takes: the header, and
+    kinds and tokens of all the lane's steps."""
+    about = about_steps(trace, lane, first, TOGETHER)
     steps = [[one.kind, one.token_id] for one in trace.steps[lane]]
     return {"about": about, "header": trace.header.to_file(), "steps": steps}
 
@@ -53,7 +54,7 @@ OF_TRACE: dict[str, Callable[..., Any]] = {
     "html": replay_html,
     "chrome": chrome_trace,
     "compare": side_of,
-    "step": step_of,
+    "steps": steps_of,
     "text": text_of,
 }
 

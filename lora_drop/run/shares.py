@@ -1,79 +1,88 @@
-"""Who holds how much of a bounded store, and whose things make room."""
+"""A bounded store whose room is shared by owners: who holds most makes room."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterator
 from math import inf
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
 
 
-class Shares(Generic[Key]):
-    """Keys with their bytes, by owner. The owner that holds most makes room with its oldest key.
+class Shares(Generic[Key, Value]):
+    """Values by key, each with its owner and its bytes. The owner that holds most makes room with its oldest key.
 
     So an owner who fills the store pushes out nothing of those who hold less. Not thread-safe.
 
     Args:
-        most: the number of keys.
-        most_bytes: of all keys together.
+        most, most_bytes: of all values together.
     """
 
     def __init__(self, most: float = inf, most_bytes: float = inf):
-        self._most, self._most_bytes = most, most_bytes
-        self._keys: dict[str, dict[Key, int]] = {}  # owner -> its keys, the oldest first, with their bytes
-        self._bytes: dict[str, int] = {}
+        self.most, self.most_bytes = most, most_bytes
         self._owners: dict[Key, str] = {}
+        self._owned: dict[str, dict[Key, tuple[Value, int]]] = {}  # by owner; its oldest key first
+        self._bytes: Counter[str] = Counter()  # by owner
 
-    def put(self, key: Key, owner: str, nbytes: int = 0) -> None:
-        """Add a key, or make it its owner's newest."""
+    def put(self, key: Key, value: Value, owner: str, nbytes: int = 0) -> list[Key]:
+        """Store a value, which becomes its owner's newest; returns the keys that made room."""
         self.pop(key)
         self._owners[key] = owner
-        self._keys.setdefault(owner, {})[key] = nbytes
-        self._bytes[owner] = self._bytes.get(owner, 0) + nbytes
-
-    def grow(self, key: Key, nbytes: int) -> None:
-        """Add to a key's bytes."""
-        owner = self._owners[key]
-        self._keys[owner][key] += nbytes
+        self._owned.setdefault(owner, {})[key] = value, nbytes
         self._bytes[owner] += nbytes
+        return self._make_room()
+
+    def grow(self, key: Key, nbytes: int) -> list[Key]:
+        """Count more bytes of a value; returns the keys that made room."""
+        owner = self._owners[key]
+        value, before = self._owned[owner][key]
+        self._owned[owner][key] = value, before + nbytes
+        self._bytes[owner] += nbytes
+        return self._make_room()
+
+    def _make_room(self) -> list[Key]:
+        """Remove what is too much; the last key always stays."""
+        gone = []
+        while len(self) > 1 and (len(self) > self.most or self.nbytes > self.most_bytes):
+            gone.append(next(iter(self._owned[self.heaviest(by_bytes=len(self) <= self.most)])))
+            self.pop(gone[-1])
+        return gone
+
+    def heaviest(self, by_bytes: bool = False) -> str:
+        """The owner of most keys, or of most bytes; there must be a key."""
+        return max(self._owned, key=lambda one: self._bytes[one] if by_bytes else len(self._owned[one]))
 
     def pop(self, key: Key) -> None:
         """Remove a key, if it is there."""
         if (owner := self._owners.pop(key, None)) is None:
             return
-        self._bytes[owner] -= self._keys[owner].pop(key)
-        if not self._keys[owner]:
-            del self._keys[owner], self._bytes[owner]
+        self._bytes[owner] -= self._owned[owner].pop(key)[1]
+        if not self._owned[owner]:
+            del self._owned[owner], self._bytes[owner]
 
-    def make_room(self, most: float | None = None) -> Iterator[Key]:
-        """Remove keys until the rest fit, at least one; yields each.
-
-        Args:
-            most: the number of keys that fit, in place of the usual one.
-        """
-        most = self._most if most is None else most
-        while len(self) > 1 and (len(self) > most or self.nbytes > self._most_bytes):
-            key = next(iter(self._keys[self.heaviest(by_bytes=len(self) <= most)]))
-            self.pop(key)
-            yield key
-
-    def heaviest(self, by_bytes: bool = False) -> str:
-        """The owner of most keys, or of most bytes; there must be a key."""
-        return max(self._keys, key=lambda one: self._bytes[one] if by_bytes else len(self._keys[one]))
-
-    def count(self, owner: str) -> int:
-        """Number of an owner's keys."""
-        return len(self._keys.get(owner, ()))
+    def get(self, key: Key) -> Value | None:
+        """The value of a key; None if it is not there."""
+        owner = self._owners.get(key)
+        return None if owner is None else self._owned[owner][key][0]
 
     def owner(self, key: Key) -> str | None:
         """The owner of a key; None if it is not there."""
         return self._owners.get(key)
 
+    def count(self, owner: str) -> int:
+        """Number of an owner's keys."""
+        return len(self._owned.get(owner, ()))
+
     @property
     def nbytes(self) -> int:
-        """Bytes of all keys."""
-        return sum(self._bytes.values())
+        """Bytes of all values."""
+        return self._bytes.total()
+
+    def items(self) -> list[tuple[Key, Value]]:
+        """All keys with their values."""
+        return [(key, self._owned[owner][key][0]) for key, owner in self._owners.items()]
 
     def __iter__(self) -> Iterator[Key]:
         return iter(list(self._owners))

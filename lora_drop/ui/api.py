@@ -22,6 +22,7 @@ from lora_drop.ui.callbacks import FAILURE, Callbacks
 from lora_drop.ui.components import SEE_LOG
 from lora_drop.ui.controls import refuse_private
 from lora_drop.ui.serve import space as zero
+from lora_drop.ui.serve.gradio_private import session_of
 from lora_drop.ui.serve.memory import return_memory
 from lora_drop.ui.stream import batches
 
@@ -48,8 +49,7 @@ def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
             model = calls.pool.check(options["model"])
             run = {one.name: one.read(options[one.name]) for one in settings_of(RUN)}
             request = Request(prompt=prompt, config=_config(options, model), **run)
-            session = visitor.session_hash if visitor else None
-            with closing(calls.run(request, model=model, session=session)) as records:
+            with closing(calls.run(request, model=model, session=session_of(visitor))) as records:
                 for text, _ in batches(records, write_line):
                     yield text
 

@@ -38,6 +38,7 @@ from lora_drop.ui.facts import page_facts, preset_facts
 from lora_drop.ui.inspector import Inspector
 from lora_drop.ui.serve import space as zero
 from lora_drop.ui.serve.gpu import watched
+from lora_drop.ui.serve.gradio_private import address_of_call
 from lora_drop.ui.serve.kept import RecentTraces, Stops, is_opened
 from lora_drop.ui.serve.memory import return_memory
 from lora_drop.ui.serve.owner import Counters
@@ -328,6 +329,8 @@ class Callbacks:
         """Show an uploaded trace in the live view, as if its run had just ended."""
         if not path:
             return gr.skip(), gr.skip()
+        if not self.uploads.is_open_to(address_of_call(), path):
+            return gr.skip(), status_value("error", "Another address uploaded this file: choose it again.")
         try:
             raw = read_file(Path(path))
             run = self.reader.ask("open", raw)

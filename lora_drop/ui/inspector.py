@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections import OrderedDict
 from functools import partial
 from typing import Any
 
@@ -17,16 +16,19 @@ from lora_drop.models.place import on_zero_gpu
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.inspect import Window, inspect, read_again
 from lora_drop.run.race import by_owner
+from lora_drop.run.reading import TOGETHER
 from lora_drop.run.report.compare import MOST, compared
+from lora_drop.run.report.steps import check_step
+from lora_drop.run.shares import Shares
 from lora_drop.run.trace.records import Header, StepRecord
 from lora_drop.run.trace.trace import Trace
 from lora_drop.ui.serve.gpu import watched
+from lora_drop.ui.serve.gradio_private import address_of_call
 from lora_drop.ui.serve.kept import RecentTraces, is_opened
 from lora_drop.ui.serve.reader import Reader
 
 KEPT_BYTES = 128 * 2**20  # tensors of recent windows, of all readers together
 PATIENCE = 20.0  # seconds that a reader waits for runs to end
-READERS = 4  # readers at once; each holds one of the server's threads
 
 
 class Inspector:
@@ -39,15 +41,14 @@ class Inspector:
     """
 
     def __init__(self, pool: ModelPool, traces: RecentTraces, reader: Reader, most_bytes: int = KEPT_BYTES):
-        self._pool, self._traces, self._reader, self._most = pool, traces, reader, most_bytes
-        self._windows: OrderedDict[tuple[str, str], Window] = OrderedDict()
+        self._pool, self._traces, self._reader = pool, traces, reader
+        self._windows: Shares[tuple[str, str], Window] = Shares(most_bytes=most_bytes)  # owned by addresses
         self._lock = threading.Lock()
-        self._readers = threading.BoundedSemaphore(READERS)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the cached tensors."""
-        return sum(window.nbytes for window in self._windows.values())
+        return self._windows.nbytes
 
     def inspect(self, run_id: str | None, text: str | None, lane: str, step: int) -> dict[str, Any]:
         """Inspect a step of a kept run or of a trace's text (`run.inspect.inspect`).
@@ -59,12 +60,7 @@ class Inspector:
         recorded = self._recorded(run_id, text, lane, step)
         if on_zero_gpu():
             raise LoraDropError("layers cannot be inspected here: this Space borrows its GPU for whole runs only.")
-        if not self._readers.acquire(blocking=False):
-            raise LoraDropError("other visitors are inspecting tokens: try again in a moment.")
-        try:
-            return self._read(recorded, time.monotonic() + PATIENCE)
-        finally:
-            self._readers.release()
+        return self._read(recorded, time.monotonic() + PATIENCE)
 
     def for_page(self, run_id: str, lane: str, step: int) -> dict[str, Any]:
         """Inspect a step for the page.
@@ -120,12 +116,16 @@ class Inspector:
         return self._reader.ask(job, text.encode(), arguments=arguments, own=not is_opened(run_id))
 
     def _recorded(self, run_id: str | None, text: Any, lane: str, step: int) -> dict[str, Any]:
-        """`run.reading.step_of` a step."""
+        """`run.reading.steps_of` a lane, with `about` of one step."""
+        first = step - step % TOGETHER if type(step) is int and step > 0 else step
         if not text:
-            return self._of_run(run_id, "step", lane, step)
-        if not isinstance(text, str):
+            recorded = self._of_run(run_id, "steps", lane, first)
+        elif isinstance(text, str):
+            recorded = self._reader.ask("steps", text.encode("utf-8", "replace"), arguments=(lane, first))
+        else:
             raise LoraDropError("trace must be a text.")
-        return self._reader.ask("step", text.encode("utf-8", "replace"), arguments=(lane, step))
+        check_step(lane, step, len(recorded["steps"]))
+        return {**recorded, "about": recorded["about"][step - first]}
 
     def _read(self, recorded: dict[str, Any], end: float) -> dict[str, Any]:
         """Inspect the step, and start again whenever a run takes the model in between."""
@@ -149,9 +149,7 @@ class Inspector:
                     return by_owner(loaded.device, partial(inspect, loaded, header, recorded["about"], window))
 
     def _keep(self, key: tuple[str, str], window: Window) -> None:
-        """Cache a window and drop the oldest ones beyond the limit; a window above the limit is not kept."""
-        with self._lock:
-            self._windows[key] = window
-            self._windows.move_to_end(key)
-            while self._windows and self.nbytes > self._most:
-                self._windows.popitem(last=False)
+        """Cache a window, unless it is too large; older ones make room."""
+        if window.nbytes <= self._windows.most_bytes:
+            with self._lock:
+                self._windows.put(key, window, address_of_call(), window.nbytes)

@@ -140,6 +140,7 @@ def launch(
     )
     gradio_private.share_states(demo, calls.visits)
     calls.uploads.on_drop = demo.upload_file_set.discard
+    calls.uploads.by_address = policy.tells_apart
     calls.visits.watch(lambda: demo.is_running)
     if closed := Routes(demo.app.routes).unknown:
         print(f"note: closed, because this app does not know them: {', '.join(closed)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What the attackers send: each row of issue 27's table, and requests that are varied at random.
+"""What the attackers send: each row of issue 27's table, its lengths and counts drawn anew and its bodies varied.
 
 A refusal is fine, and so is a closed connection. What must not happen is checked elsewhere, but for what answers say.
 """
@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from scripts.attack import traces
 from scripts.soak.app import Soak, one_line
-from scripts.soak.cases import hold
+from scripts.soak.cases import Wrong, hold
 from scripts.soak.hostile import Hostile
 
 EACH = 3  # attackers of an address
@@ -40,6 +40,13 @@ def varied(value: Any, draw: random.Random) -> Any:
     return draw.choice((*values, deep))
 
 
+async def chunks(content: bytes, size: int) -> AsyncIterator[bytes]:
+    """A body in chunks, whose length no header tells; at most 100, as an attacker's time counts, too."""
+    size = max(size, len(content) // 100)
+    for at in range(0, len(content), size):
+        yield content[at : at + size]
+
+
 class Attacker(Hostile):
     """An attacker of the rows."""
 
@@ -55,26 +62,29 @@ class Attacker(Hostile):
 
     async def row1_8(self) -> None:
         """Traces that cost much."""
-        await self.replayed(traces.another(self.draw.choice(list(traces.COSTLY)), TRACE, self.draw.random()))
+        size = self.draw.choice((TRACE, TRACE // 4, TRACE // 64))  # each is made once
+        await self.replayed(traces.another(self.draw.choice(list(traces.COSTLY)), size, self.draw.random()))
 
     async def row2(self) -> None:
         """Long session hashes."""
-        await self.all(self.sent("/queue/join", self.joining(session_hash=f"{i}" * BODY)) for i in range(3))
+        await self.all(self.sent("/queue/join", self.joining(session_hash=f"{i}" * self.some(BODY))) for i in range(3))
 
     async def row3(self) -> None:
         """Uploads without an end, or without a name."""
-        for name, end in (("x.jsonl", ""), ("..", "\r\n--attack--\r\n")):
+        parts, last = self.some(20), "\r\n--attack--\r\n"
+        for name, end in (("x.jsonl", ""), ("..", last), ("é" * self.some(300), last), ("x", "\r\n--attack" * parts)):
             head = f'--attack\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
-            await self.sent("/upload", f"{head}{'x' * BODY}{end}", MULTIPART)
+            await self.sent("/upload", f"{head}{'x' * self.some(BODY)}{end}", MULTIPART)
 
     async def row4(self) -> None:
         """Many tiny uploads within a visit, which then ends."""
         async with self.http.stream("GET", f"/heartbeat/{self.session().name}"):
-            await self.all(self.uploaded(f"{self.draw.random()}") for _ in range(100))
+            await self.all(self.uploaded(f"{self.draw.random()}") for _ in range(self.some(100)))
 
     async def row5(self) -> None:
         """Bodies of nothing but brackets."""
-        nested = "[" + "[]," * (BODY // 3) + "[]]"
+        inner = "[" * self.some(30)
+        nested = "[" + (inner + "]" * len(inner) + ",") * (self.some(BODY) // (2 * len(inner) + 1)) + "[]]"
         body = json.dumps(self.joining(event_data=0)).replace('"event_data": 0', f'"event_data": {nested}')
         await self.all(self.sent(*one) for one in [("/queue/join", body), *[("/cancel", nested[:140_000])] * 3])
 
@@ -82,19 +92,20 @@ class Attacker(Hostile):
         """Opened traces, compared again and again."""
         ids = []
         for _ in range(3):
-            path = await self.uploaded(traces.another("full steps", 400_000, self.draw.random()))
+            size = 400_000 // 2 ** self.draw.randrange(4)
+            path = await self.uploaded(traces.another("full steps", size, self.draw.random()))
             file = {"path": path, "orig_name": "x.jsonl", "meta": {"_type": "gradio.FileData"}}
             _, last = await self.session().ask(self.app.open, [file])
             wire = last["output"]["data"][0] if last["success"] else None
             ids += [json.loads(wire.splitlines()[0])["id"]] if isinstance(wire, str) else []
-        await self.all(self.component("compare_runs", self.draw.sample(ids, len(ids))) for _ in range(12))
+        await self.all(self.component("compare_runs", self.draw.sample(ids, len(ids))) for _ in range(self.some(12)))
 
     async def row7(self) -> None:
         """Files that nobody reads, from two addresses of one network."""
         page = (await self.http.get(self.soak.url)).text.split('"')
         path = next((part.lstrip("./") for part in page if part.endswith(".js")), "")
         writers = []
-        for i in range(60):
+        for i in range(self.some(60)):
             reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(self.soak.url).port, limit=1024)
             source = f"X-Forwarded-For: 2001:db8:0:{self.number}::{i % 2}"
             writer.write(f"GET /{path} HTTP/1.1\r\nHost: {self.host}\r\n{source}\r\n\r\n".encode())
@@ -105,7 +116,7 @@ class Attacker(Hostile):
 
     async def row9(self) -> None:
         """The page, loaded again and again."""
-        await self.all(self.http.get(self.soak.url + path) for path in ["/", "/config"] * 33)
+        await self.all(self.http.get(self.soak.url + path) for path in ["/", "/config"] * self.some(33))
 
     async def row10(self) -> None:
         """The visitor's question, to learn whether it was asked before."""
@@ -122,7 +133,7 @@ class Attacker(Hostile):
 
     async def row12(self) -> None:
         """Calls of a component in the names of new sessions."""
-        await self.all(self.component(("compare_runs", "align_answers")[i % 2], []) for i in range(40))
+        await self.all(self.component(("compare_runs", "align_answers")[i % 2], []) for i in range(self.some(40)))
 
     async def row13(self) -> None:
         """Characters that move a terminal's cursor, in a path."""
@@ -142,10 +153,15 @@ class Attacker(Hostile):
                 "/call/replay": {"data": [traces.COSTLY["full steps"](2000)]},
                 "/run/estimate": {"data": self.app.call_data("/estimate", {}), "session_hash": "x"},
                 "/component_server": {"data": [], "component_id": self.app.live, "fn_name": "compare_runs"},
+                "/cancel": {"session_hash": "x", "event_id": "x", "fn_index": self.app.generate},
+                "/reset": {"event_id": "x"},
             }
             path = self.draw.choice(list(bodies))
-            status = await self.sent(path, json.dumps(varied(bodies[path], self.draw)))
-            hold(status < 500 or status == 503, f"a generated request to {path} is answered with {status}")
+            await self.sent(path, json.dumps(varied(bodies[path], self.draw)))
+            name = quote(json.dumps(varied("x", self.draw))[:2000])
+            path = self.draw.choice(("/heartbeat/{}", "/call/generate/{}", "/queue/data?session_hash={}", "/file={}"))
+            async with self.http.stream("GET", path.format(name)) as answer:
+                self.checked(answer.status_code, path)
 
     # What they use.
 
@@ -160,17 +176,31 @@ class Attacker(Hostile):
         names = {"fn_index": self.app.generate, "session_hash": self.session().name}
         return {"data": data, "event_data": None, "trigger_id": None, **names, **more}
 
+    def some(self, most: int) -> int:
+        """Half of the time `most`, else a number from 1 to it, as often small as large."""
+        return most if self.draw.random() < 0.5 else round(most ** self.draw.random())
+
     async def all(self, calls: Any) -> None:
-        """Make calls at once, whatever becomes of each."""
-        await asyncio.gather(*calls, return_exceptions=True)
+        """Make calls at once. Refusals and closed connections are fine; raises Wrong for a wrong answer."""
+        for outcome in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(outcome, Wrong):
+                raise outcome
 
     async def sent(self, path: str, body: Any, kind: str = "application/json", **headers: str) -> int:
-        """Send a body; the status of the answer, which is not read."""
-        content = body if isinstance(body, str) else json.dumps(body)
+        """Send a body, sometimes varied and in chunks; the status of the answer, which is not read."""
+        if not isinstance(body, str):
+            body = json.dumps(varied(body, self.draw) if self.draw.random() < 0.3 else body)
+        content: Any = body.encode() if self.draw.random() < 0.7 else chunks(body.encode(), self.some(2**20))
         async with self.http.stream(
             "POST", path, content=content, headers={"Content-Type": kind, **headers}
         ) as answer:
-            return answer.status_code
+            self.log.attacks["accepted uploads"] += path == "/upload" and answer.status_code == 200
+            return self.checked(answer.status_code, path)
+
+    def checked(self, status: int, path: str) -> int:
+        """A status, which is a refusal or a success. Raises Wrong for a failure of the server."""
+        hold(status < 500 or status == 503, f"a request to {path} is answered with {status}")
+        return status
 
     def component(self, function: str, data: Any) -> Coroutine[Any, Any, int]:
         """Call a component's function in the name of a new session."""

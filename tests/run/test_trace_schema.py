@@ -12,13 +12,16 @@ from typing import Any
 
 import pytest
 
+from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.fields import RUN, SCHEDULE
 from lora_drop.method.settings import settings_of
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.records import VERSIONS, Header, read_line, trace_schema, write_line
-from lora_drop.run.trace.trace import read_trace
+from lora_drop.run.trace import trace as module
+from lora_drop.run.trace.records import MAX_TEXT, MAX_VALUES, VERSIONS, Header, read_line, trace_schema, write_line
+from lora_drop.run.trace.trace import parse_trace, read_trace
+from scripts.attack import traces
 from scripts.trace_schema import FILE, text
 from tests.support import ROOT
 from tests.support.documented import FENCE
@@ -60,16 +63,36 @@ def test_the_good_traces_of_the_corpus_fit(schema, path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"ms": "5"}, {"kind": "rest"}, {"active": [2]}, {"step": -1}, {"kv_bytes": 2**60}, {"trigger": "fear"}],
-    ids=str,
+    [
+        *({"ms": "5"}, {"kind": "rest"}, {"active": [2]}, {"step": -1}, {"kv_bytes": 2**60}, {"trigger": "fear"}),
+        *({"text": "x" * 10_001}, {"active": [1] * 1001}, {"top": [["x" * 10_001, 0.5]]}),
+    ],
+    ids=lambda change: str(change)[:20],
 )
 def test_what_does_not_read_does_not_fit(schema, change):
-    step = {"type": "step", "lane": "baseline", "step": 1, "token_id": 1, "text": "x", "kind": "refresh"}
-    step |= {"active": [1], "ms": 1.5, "kv_bytes": 64, "entropy": None}
-    schema.validate(step)
-    assert not schema.is_valid(step | change)
+    schema.validate(traces.step(1, kind="refresh"))
+    assert not schema.is_valid(traces.step(1, kind="refresh") | change)
     with pytest.raises(ValueError):
-        read_line(json.dumps(step | change).encode())
+        read_line(json.dumps(traces.step(1, kind="refresh") | change).encode())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"software": dict.fromkeys(map(str, range(MAX_VALUES + 1)))}, {"device": {"name": "x" * (MAX_TEXT + 1)}}],
+    ids=["many values", "a long text"],
+)
+def test_what_a_header_has_is_bounded(change):
+    assert read_line(json.dumps(traces.header()).encode())
+    with pytest.raises(LoraDropError, match="not one that a run writes"):
+        read_line(json.dumps(traces.header() | change).encode())
+
+
+def test_the_number_of_records_is_bounded(monkeypatch):
+    raw = traces.text(traces.header(), traces.step(0), traces.step(1)).encode()
+    monkeypatch.setattr(module, "MAX_RECORDS", 3)
+    assert len(parse_trace(raw).steps["lora_drop"]) == 2
+    with pytest.raises(LoraDropError, match="line 5: a trace has at most 3 records"):
+        parse_trace(raw + b"\n" + traces.text(traces.step(2)).encode())
 
 
 def test_the_settings_of_the_table_are_in_it():

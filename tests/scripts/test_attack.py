@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from scripts.attack.__main__ import BUDGETS, LEFT, OVER, STOP, faults
-from scripts.attack.rows import Attacker, varied
+from scripts.attack.rows import Attacker, chunks, varied
 from scripts.soak.measure import Held
 from tests.support import ROOT
 
@@ -41,6 +43,18 @@ def test_a_varied_request_is_another_one_and_json_has_it():
     drawn = [json.dumps(varied(body, random.Random(seed))) for seed in range(50)]
     assert len(set(drawn)) > 30 and max(map(len, drawn)) > 1000
     assert drawn[0] == json.dumps(varied(body, random.Random(0)))
+
+
+def test_the_rows_requests_vary():
+    """Before: each row sent the same bytes for ever."""
+    one = Attacker(SimpleNamespace(log=None, app=None, seed=0), 0)
+    drawn = [one.some(1000) for _ in range(50)]
+    assert drawn.count(1000) > 15 and min(drawn) < 10 and len(set(drawn)) > 10
+
+    async def sent() -> list[bytes]:
+        return [part async for part in chunks(b"x" * 1000, 300)]
+
+    assert list(map(len, asyncio.run(sent()))) == [300, 300, 300, 100]
 
 
 @pytest.mark.timeout(1500)  # it ends by itself, in some 4 minutes; where others have the cores, in more

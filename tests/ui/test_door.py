@@ -27,6 +27,7 @@ from starlette.routing import Mount, Route
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.request import Request
 from lora_drop.run.shares import Shares
+from lora_drop.ui import callbacks
 from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.page import Page, build_app, launch
 from lora_drop.ui.serve import connections, gradio_queue, guard, visits
@@ -160,9 +161,11 @@ def files(page: Page) -> list[Path]:
 def test_an_upload_that_fails_leaves_nothing(page, post, body):
     """Before: each left its file, 160 MiB a second."""
     before = set(files(page[0]))
-    status = post("upload", body, **FORM)[0]
+    status, content = post("upload", body, **FORM)
     if status == 200:
-        page[0].calls.uploads.done(json.loads(post("upload", body, **FORM)[1])[0])
+        path = json.loads(content)[0]
+        wait_until(lambda: path in page[0].calls.uploads._files, "it is counted, after its answer")
+        page[0].calls.uploads.done(path)
     wait_until(lambda: set(files(page[0])) == before, "nothing stays")
 
 
@@ -174,7 +177,7 @@ def test_files_are_counted_by_address_and_deleted_outside_of_the_loop(page, post
         Path, "unlink", lambda path, **kw: (threads.add(threading.current_thread()), unlink(path, **kw))[1]
     )
     calls = page[0].calls
-    monkeypatch.setattr(calls.uploads._files, "_most", 3)
+    monkeypatch.setattr(calls.uploads._files, "most", 3)
     assert post("upload", UPLOAD % (b"files", b"other.jsonl") + END, OTHER, **FORM)[0] == 200
     for number in range(6):
         assert post("upload", UPLOAD % (b"files", b"%d.jsonl" % number) + END, **FORM)[0] == 200
@@ -339,14 +342,11 @@ def test_no_address_pushes_out_the_sessions_of_another(page, post, monkeypatch):
 
 
 def test_who_holds_most_makes_room():
-    shares = Shares(most=4, most_bytes=100)
-    shares.put("small", "b", 10)
-    for number in range(6):
-        shares.put(number, "a", 1)
-        list(shares.make_room())
-    assert set(shares) == {"small", 3, 4, 5}
-    shares.grow(3, 90)
-    assert list(shares.make_room()) == [3] and shares.nbytes == 12 and shares.count("a") == 2
+    shares: Shares = Shares(most=4, most_bytes=100)
+    shares.put("small", "a value", "b", 10)
+    assert [gone for number in range(6) for gone in shares.put(number, None, "a", 1)] == [0, 1, 2]
+    assert set(shares) == {"small", 3, 4, 5} and shares.get("small") == "a value" and shares.get(0) is None
+    assert shares.grow(3, 90) == [3] and shares.nbytes == 12 and shares.count("a") == 2
 
 
 @pytest.mark.parametrize(
@@ -361,6 +361,7 @@ def test_who_holds_most_makes_room():
         ({"Origin": "http://evil.example"}, False),
         ({"Origin": "http://localhost:1"}, False),
         ({"Origin": "null"}, False),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "http://evil.example"}, False),
     ],
 )
 def test_other_sites_do_not_call(page, post, headers, passes):
@@ -382,6 +383,8 @@ def test_a_port_that_the_scheme_implies_is_the_same():
         assert door._is_foreign(guard.Headers({"origin": origin, "host": host})) is foreign
     headers = guard.Headers({"origin": "https://outside", "host": "inside:7860", "x-forwarded-host": "outside"})
     assert not door._is_foreign(headers), "a trusted proxy says which name was asked for"
+    door.policy = Policy()
+    assert door._is_foreign(headers), "anybody may send this header"
 
 
 def test_addresses_that_cannot_be_read_leave_no_traceback(page, post, capfd, caplog):
@@ -418,19 +421,60 @@ def test_routes_without_a_class_are_closed(page, capfd):
             assert routes.match(scope)[0] is kind
 
 
-def test_mcp_comes_through_the_door(tiny):
+def test_a_visitor_of_mcp_has_an_address_and_no_session(tiny, monkeypatch):
+    """Before: Gradio made all their calls from 127.0.0.1, and in one session: one run waited for all of them."""
     pytest.importorskip("mcp")
     demo = build_app(ModelPool(tiny), Policy(public=True, limits=PUBLIC, hosts=LOOPBACK))
     launch(demo, ME, port := free_port(), block=False, mcp=True)
+    addresses, sessions, serve = [], [], demo._queue.turns["gpu"].serve
+    monkeypatch.setattr(demo._queue.turns["gpu"], "serve", lambda address: (addresses.append(address), serve(address)))
+    run = demo.calls.run
+    monkeypatch.setattr(demo.calls, "run", lambda *a, **more: (sessions.append(more["session"]), run(*a, **more))[1])
     try:
         assert Routes(demo.app.routes).unknown == []
-        call = {"name": "estimate", "arguments": {"prompt": "Hi", "max_new_tokens": 8}}
-        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}).encode()
-        accept = {"Accept": "application/json, text/event-stream"}
-        status, content, _ = ask(port, "POST", "/gradio_api/mcp/", body, **accept)
-        assert status == 200 and b"kv_bytes_baseline" in content
+
+        def call(name: str, address: str = ME, **headers: str) -> bytes:
+            params = {"name": name, "arguments": {"prompt": "Hi", "max_new_tokens": 8}}
+            body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).encode()
+            headers["Accept"] = "application/json, text/event-stream"
+            status, content, _ = ask(port, "POST", "/gradio_api/mcp/", body, address, **headers)
+            assert status == 200
+            return content
+
+        assert b"kv_bytes_baseline" in call("estimate")
+        for address in (OTHER, ME):
+            assert b"lora-drop-trace" in call("generate", address, **{"X-Lora-Drop-Visitor": "x 10.0.0.1"})
+        assert addresses == [OTHER, ME] and sessions == [None, None]
     finally:
         demo.close(verbose=False)
+
+
+def test_an_upload_is_its_address_s_own(page, post, monkeypatch):
+    """Before: whoever named its path had it. Equal files were one, at a path that its sender could work out."""
+    body = UPLOAD % (b"files", b"mine.jsonl") + END
+    path, again = (json.loads(post("upload", body, **FORM)[1])[0] for _ in range(2))
+    assert path != again
+    wait_until(lambda: {path, again} <= set(page[0].calls.uploads._files), "they are counted")
+    for name in (path, path.replace("/mine", "//./mine")):
+        assert ask(page[1], "GET", f"/gradio_api/file={name}", None, OTHER)[0] == 404
+    assert ask(page[1], "GET", f"/gradio_api/file={path}")[0] == 200
+    address = [OTHER]
+    monkeypatch.setattr(callbacks, "address_of_call", lambda: address[0])
+    assert "Another address" in page[0].calls.open_trace(path)[1]["text"] and Path(path).exists()
+    address[0] = ME
+    assert "line 1" in page[0].calls.open_trace(path)[1]["text"] and not Path(path).exists()
+    page[0].calls.uploads.done(again)
+
+
+def test_in_a_space_without_hops_an_address_is_no_visitor(monkeypatch):
+    assert Policy().tells_apart
+    monkeypatch.setenv("SPACE_ID", "somebody/space")
+    assert not Policy().tells_apart and Policy(hops=1).tells_apart
+    shelf = Shelf(Visits(), 2**30)
+    shelf._files.put("/a", None, OTHER)
+    assert not shelf.is_open_to(ME, "/a")
+    shelf.by_address = False
+    assert shelf.is_open_to(ME, "/a")
 
 
 def test_open_requests_through_a_proxy_are_shared():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import gradio as gr
 import pytest
@@ -13,15 +14,18 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import load_model
 from lora_drop.models.pool import ModelPool
+from lora_drop.run import reading
 from lora_drop.run.report.align import side_by_side
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
+from lora_drop.run.shares import Shares
 from lora_drop.run.trace.records import BASELINE, LORA_DROP, write_line
 from lora_drop.run.trace.trace import parse_trace
 from lora_drop.ui import inspector as module
 from lora_drop.ui.api import functions
 from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.components import server_function
+from lora_drop.ui.serve import reader
 from tests.support import ROOT
 
 CORPUS = ROOT / "tests" / "corpus" / "traces"
@@ -64,10 +68,43 @@ def test_a_kept_run_is_read_once_in_bounded_memory(calls, run_id, readings):
     assert readings == [5] and steps[0] == steps[3] and [found["step"] for found in steps] == [5, 4, 11, 5]
     calls.inspector.inspect(run_id, None, BASELINE, 5)
     assert readings == [5, 5] and calls.inspector.nbytes > 0
-    calls.inspector._most = 1
-    for _ in range(3):
+    calls.inspector._windows = Shares(most_bytes=1)
+    for _ in range(2):
         calls.inspector.inspect(run_id, None, LORA_DROP, 5)
-    assert readings[2:] == [5, 5] and calls.inspector.nbytes == 0, "the first of them was still kept"
+    assert readings[2:] == [5, 5] and calls.inspector.nbytes == 0
+
+
+def test_an_address_pushes_out_no_window_or_answer_of_another(calls, run_id, readings, monkeypatch):
+    """Before: whose trace was read last stayed, and a visitor's own was parsed and read again."""
+    text, address = calls.traces.text(run_id), []
+    for part in (module, reader):
+        monkeypatch.setattr(part, "address_of_call", lambda: address[-1])
+    address.append("mine")
+    calls.inspector.inspect(run_id, None, LORA_DROP, 5)
+    calls.inspector._windows.most_bytes = 3 * calls.inspector.nbytes
+    calls.reader._answers.most = 3
+    address.append("other")
+    for seed in range(1, 6):
+        calls.inspector.inspect(None, text.replace('"seed": 0', f'"seed": {seed}'), LORA_DROP, 5)
+    assert len(readings) == 6 and len(calls.inspector._windows) == len(calls.reader._answers) == 3
+    work = Mock()
+    monkeypatch.setattr(reader, "work", work)
+    calls.inspector.inspect(run_id, None, LORA_DROP, 5)
+    assert len(readings) == 6 and not work.called
+
+
+def test_a_trace_is_parsed_once_for_the_steps_that_lie_together(calls, run_id, monkeypatch):
+    """Before: once for each step."""
+    text, jobs, own = calls.traces.text(run_id), [], reader.Reader._elsewhere
+    monkeypatch.setattr(reader.Reader, "_elsewhere", lambda *asked: (jobs.append(asked[3]), own(*asked))[1])
+    monkeypatch.setattr(module, "TOGETHER", 8)
+    monkeypatch.setattr(reading, "TOGETHER", 8)
+    for step in (0, 7, 3, 8, 11, 2):
+        assert calls.inspector.inspect(None, text, LORA_DROP, step)["step"] == step
+    assert jobs == [(LORA_DROP, 0), (LORA_DROP, 8)]
+    with pytest.raises(LoraDropError, match="has no step 12: its steps are 0 to 11"):
+        calls.inspector.inspect(None, text, LORA_DROP, 12)
+    assert len(jobs) == 2
 
 
 def test_the_thread_that_owns_the_device_reads(calls, run_id, monkeypatch):
@@ -143,15 +180,6 @@ def test_where_runs_never_end_it_says_so(calls, run_id, pool, monkeypatch):
         answer = calls.inspector.for_page(run_id, LORA_DROP, 5)
     assert "runs come first" in answer["error"]
     assert answer["step"]["layers"][2] == {"did": "skipped"} and len(answer["step"]["top"]) == 2
-
-
-def test_few_wait_at_once(calls, run_id):
-    for _ in range(module.READERS):
-        assert calls.inspector._readers.acquire(blocking=False)
-    with pytest.raises(LoraDropError, match="other visitors"):
-        calls.inspector.inspect(run_id, None, LORA_DROP, 5)
-    calls.inspector._readers.release()
-    assert calls.inspector.inspect(run_id, None, LORA_DROP, 5)
 
 
 @pytest.mark.usefixtures("read_here")

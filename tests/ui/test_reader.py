@@ -42,7 +42,7 @@ def stub(monkeypatch, tmp_path):
 
 
 def test_each_job_gives_what_it_gives_here(reader):
-    jobs = [(job, [RAW], {"step": ("lora_drop", 3), "text": ("lora_drop",)}.get(job, ())) for job in reading.OF_TRACE]
+    jobs = [(job, [RAW], {"steps": ("lora_drop", 3), "text": ("lora_drop",)}.get(job, ())) for job in reading.OF_TRACE]
     for job, texts, arguments in [*jobs, ("align", [b"a b c", b"a x c"], ())]:
         here = json.loads(json.dumps(reading.work(job, texts, *arguments)))
         assert reader.ask(job, *texts, arguments=arguments) == here
@@ -95,10 +95,10 @@ def test_a_trace_is_read_once_and_answers_are_bounded(reader, monkeypatch):
         assert reader.ask("html", RAW) == page and reader.ask("text", RAW, arguments=("baseline",)) == ""
     assert read == ["html", "text"]
     assert reader.ask("html", RAW + b" ", own=True) and len(read) == 2, "this server's own traces need no process"
-    monkeypatch.setattr(module, "KEPT_BYTES", 10)
+    reader._answers.most_bytes = reader.nbytes + 10
     for i in range(3):
-        reader.ask("compare", text(header(prompt=str(i)), step(0)).encode(), own=True)
-        assert reader.nbytes <= 10
+        reader.ask("compare", text(header(label=str(i)), step(0)).encode(), own=True)
+        assert 0 < reader.nbytes <= reader._answers.most_bytes
 
 
 def test_an_address_has_one_process_and_all_have_few(reader, stub, monkeypatch):

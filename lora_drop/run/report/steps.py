@@ -24,13 +24,27 @@ def about_step(trace: Trace, lane: str, step: int) -> dict[str, Any]:
     Raises:
         LoraDropError: there is no such lane or step.
     """
+    return about_steps(trace, lane, step, 1)[0]
+
+
+def about_steps(trace: Trace, lane: str, first: int, count: int) -> list[dict[str, Any]]:
+    """`about_step` of `count` steps from `first` on, or of fewer where the lane ends."""
     if not isinstance(lane, str) or lane not in trace.steps:
         raise LoraDropError(f"this run has no lane {str(lane)[:40]!r}: its lanes are {', '.join(trace.steps)}.")
-    count = len(trace.steps[lane])
+    check_step(lane, first, len(trace.steps[lane]))
+    lanes = {name: LaneSteps(trace, name) for name in trace.steps}
+    last = min(first + count, len(trace.steps[lane]))
+    return [_about(lanes, lane, step) for step in range(first, last)]
+
+
+def check_step(lane: str, step: int, count: int) -> None:
+    """Raise LoraDropError if a lane of `count` steps has no such step."""
     if type(step) is not int or not 0 <= step < count:
         steps = f"its steps are 0 to {count - 1}" if count else "it has none"
         raise LoraDropError(f"lane {lane} has no step {str(step)[:40]}: {steps}.")
-    lanes = {name: LaneSteps(trace, name) for name, steps in trace.steps.items() if step < len(steps)}
+
+
+def _about(lanes: dict[str, LaneSteps], lane: str, step: int) -> dict[str, Any]:
     own = lanes[lane]
     refresh = own.refresh_after(step)
     return {
@@ -48,6 +62,7 @@ def about_step(trace: Trace, lane: str, step: int) -> dict[str, Any]:
                 "tokens": other.steps[step].top,
             }
             for name, other in lanes.items()
+            if step < len(other.steps)
         },
         "refresh": refresh and {**refresh, "repaired": list(refresh["repaired"])},
     }

@@ -26,6 +26,7 @@ VERSIONS: Final = (1, 2)  # 2 where tokens may be taken back, or quality is audi
 BASELINE, LORA_DROP, THIRD = "baseline", "lora_drop", "third"  # ids of the lanes of a run
 MAX_LANES = 16  # the reader and the page go through all lanes at every step
 MAX_LAYERS = 1000  # of a model, and the length of a list of layers
+MAX_VALUES, MAX_TEXT = 10**4, 10**7  # of an object or a list in a header or a summary; characters of its texts
 MAX_DEPTH = 8  # of objects and lists in a header: deeper than any run's, and far from the limit of recursion
 TOGETHER = ("speedup", "bound", "kv_saved", "first_divergence", "top1_agreement")  # of a lane beside the baseline
 FREE = ("accepted", "tokens_per_refresh", "speedup_interval", "quality")  # further figures of a lane, None where none
@@ -43,9 +44,10 @@ Size = Annotated[int, Field(strict=True, ge=0, le=2**31)]
 Bytes = Annotated[int, Field(strict=True, ge=0, le=2**53)]
 Layers = Annotated[list[Annotated[int, Field(strict=True, ge=0, lt=MAX_LAYERS)]], Field(max_length=MAX_LAYERS)]
 Label = Annotated[Text, Field(max_length=1000)]  # it is repeated at each step
+TokenText = Annotated[Text, Field(max_length=10**4)]  # of a step, which may end a character that others began
 Factor = Annotated[float, Field(strict=True, ge=0, le=64)]  # bytes of a stored weight over those of an activation
 TOP = 5  # likeliest tokens of a step that are recorded
-Top = Annotated[list[tuple[Text, Annotated[float, Field(strict=True, ge=0, le=1)]]], Field(max_length=TOP)]
+Top = Annotated[list[tuple[TokenText, Annotated[float, Field(strict=True, ge=0, le=1)]]], Field(max_length=TOP)]
 
 
 def _of_table(owner: str) -> dict[str, Any]:
@@ -277,9 +279,9 @@ class StepRecord(_Line):
     lane: str
     step: StepNumber
     token_id: Annotated[int, Field(strict=True, ge=0, le=2**31)]
-    text: Text
+    text: TokenText
     kind: StepKind
-    active: list[Literal[0, 1]]
+    active: Annotated[list[Literal[0, 1]], Field(max_length=MAX_LAYERS)]
     ms: Number
     kv_bytes: Bytes
     entropy: Number | None
@@ -340,11 +342,11 @@ class AuditRecord(_Line):
 
     lane: str
     step: StepNumber
-    drift: list[Number | None]
-    cosine: list[Number | None]
+    drift: Annotated[list[Number | None], Field(max_length=MAX_LAYERS)]
+    cosine: Annotated[list[Number | None], Field(max_length=MAX_LAYERS)]
     kl: Number | None
     agrees: Annotated[bool, Field(strict=True)]
-    argmax_text: Text
+    argmax_text: TokenText
     audit: Literal["drift", "quality"] = "drift"
     kind: StepKind | None = None
     nll_gap: Number | None = None
@@ -393,7 +395,7 @@ class Summary(_Line):
     _optional = ("verdict", "why", "parts")
 
     def is_right(self) -> bool:
-        return all(map(is_plain, (self.lanes, self.quality, self.verdict, self.parts)))
+        return all(map(is_plain, (self.lanes, self.quality, self.verdict, self.why, self.parts)))
 
 
 Record = Header | StepRecord | RewindRecord | JudgeRecord | AuditRecord | Summary
@@ -405,11 +407,14 @@ def number(value: float | None, digits: int) -> float | None:
 
 
 def is_plain(value: Any, depth: int = MAX_DEPTH) -> bool:
-    """True if lists and objects nest no deeper than `depth`, and all numbers are finite and at most `LARGEST`."""
+    """True if lists and objects have at most `MAX_VALUES` and nest no deeper than `depth`, texts have at most
+    `MAX_TEXT` characters, and all numbers are finite and at most `LARGEST`."""
     if isinstance(value, (dict, list)):
         inner = value.values() if isinstance(value, dict) else value
-        return depth > 0 and all(is_plain(one, depth - 1) for one in inner)
-    if value is None or isinstance(value, (str, bool)):
+        return depth > 0 and len(inner) <= MAX_VALUES and all(is_plain(one, depth - 1) for one in inner)
+    if isinstance(value, str):
+        return len(value) <= MAX_TEXT
+    if value is None or isinstance(value, bool):
         return True
     return isinstance(value, (int, float)) and abs(value) <= LARGEST  # no NaN either
 

@@ -28,6 +28,7 @@ from lora_drop.run.trace.records import (
 
 PassRecord = StepRecord | RewindRecord | JudgeRecord
 MAX_TRACE_BYTES = 64 * 2**20  # about 100,000 steps
+MAX_RECORDS = 10**6  # in a trace
 
 
 @dataclass(repr=False)
@@ -199,10 +200,13 @@ def parse_trace(raw: bytes, name: str = "the trace") -> Trace:
         LoraDropError: see `read_trace`.
     """
     trace: Trace | None = None
+    records = 0
     for i, line in enumerate(BytesIO(raw), start=1):
         if not line.strip():
             continue
         cut = not line.endswith(b"\n")
+        if (records := records + 1) > MAX_RECORDS:
+            raise LoraDropError(f"{name}, line {i}: a trace has at most {MAX_RECORDS:,} records.")
         try:
             record = read_line(line)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from math import inf
 from typing import Any
 
 from uvicorn import config as uvicorn_config
@@ -51,7 +52,7 @@ def guard_connections(policy: Policy, counters: Counters) -> None:
     """Apply the limits to every server that starts from now on. Gradio leaves no way to pass uvicorn's settings."""
     most = connections_that_fit(policy.limits)
     share = most if policy.hops else max(4, most // 2)  # all connections through a proxy have its address
-    peers: Shares[Guarded] = Shares()
+    peers: Shares[Guarded, None] = Shares(most)
 
     class Guarded(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         """uvicorn's HTTP protocol within these limits."""
@@ -63,38 +64,33 @@ def guard_connections(policy: Policy, counters: Counters) -> None:
             self._answered: Any = None  # the last request, if it was answered at the previous look
             super().connection_made(transport)
             mine = peers.count(peer)
-            full = len(peers) >= most
-            if mine >= share or (full and peers.count(peers.heaviest()) <= mine + 1):
+            if mine >= share or (len(peers) >= most and peers.count(peers.heaviest()) <= mine + 1):
                 counters.refuse("connections")
                 transport.write(ANSWER)
                 transport.close()
                 return
-            if full:
+            for other in peers.put(self, None, peer):
                 counters.refuse("connections")
-                next(peers.make_room(len(peers) - 1)).transport.abort()
-            peers.put(self, peer)
+                other.transport.abort()
             self._head = self.loop.call_later(HEAD_SECONDS, self._end_if_silent)
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self._watch(self.transport.get_write_buffer_size())
+            self._end_if_unread(inf)
 
         def resume_writing(self) -> None:
             if self._write is not None:
                 self._write.cancel()
             super().resume_writing()
 
-        def _watch(self, waiting: int) -> None:
-            """Look again whether the bytes that wait for the reader have become fewer."""
-            self._write = self.loop.call_later(WRITE_SECONDS, self._end_if_unread, waiting)
-
-        def _end_if_unread(self, waiting: int) -> None:
-            left = self.transport.get_write_buffer_size()
-            if waiting - left < WRITE_BYTES:
+        def _end_if_unread(self, before: float) -> None:
+            """Close if the bytes that wait for the reader have hardly become fewer since the last look."""
+            waiting = self.transport.get_write_buffer_size()
+            if before - waiting < WRITE_BYTES:
                 counters.refuse("unread")
                 self.transport.abort()
             else:
-                self._watch(left)
+                self._write = self.loop.call_later(WRITE_SECONDS, self._end_if_unread, waiting)
 
         def data_received(self, data: bytes) -> None:
             if not self.transport.is_closing():

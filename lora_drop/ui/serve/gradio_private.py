@@ -21,11 +21,12 @@ import asyncio
 import inspect
 import sys
 import traceback
-from collections import OrderedDict
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
+from secrets import token_bytes
 from typing import Any
 
 import gradio as gr
@@ -46,6 +47,9 @@ from lora_drop.ui.serve.visits import Visits
 
 KEPT_UPLOADS = 100  # names of uploads that are remembered
 MISTAKE = "lora_drop.mistake"  # in a request's scope: the client's own error, so status 400 where Gradio answers 500
+# Gradio's MCP server makes a visitor's call anew, from this machine, with the headers that it got. The guard has put
+# the visitor's address into this one, behind a secret that no visitor knows.
+MCP_VISITOR = "x-lora-drop-visitor"
 NO_FUNCTION = "This app has no such function: /gradio_api/info lists them."
 NO_PARAMETER = "A parameter is missing, or the function has none of this name: /gradio_api/info lists them."
 
@@ -96,25 +100,24 @@ def drop_broken_uploads() -> None:
     routes.file_upload_statuses._statuses = _Few()
     routes.file_upload_statuses._signals = _Few(asyncio.Event)  # type: ignore[assignment]
     GradioMultiPartParser.parse = _parse  # type: ignore[assignment, method-assign]
+    route_utils.GradioUploadFile = _Upload  # type: ignore[misc]
 
 
-class _Few(OrderedDict):
-    """A dictionary of the last `KEPT_UPLOADS` names; `make`, if set, creates a missing value."""
+class _Upload(GradioUploadFile):
+    """A file in a folder of its own, with a name that nobody can guess; Gradio keeps equal files as one."""
 
-    def __init__(self, make: Callable[[], Any] | None = None):
-        super().__init__()
-        self._make = make
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.sha.update(token_bytes())
 
-    def __missing__(self, name: str) -> Any:
-        if self._make is None:
-            raise KeyError(name)
-        self[name] = value = self._make()
-        return value
+
+class _Few(defaultdict):
+    """A dictionary of the last `KEPT_UPLOADS` names."""
 
     def __setitem__(self, name: str, value: Any) -> None:
         super().__setitem__(name, value)
         while len(self) > KEPT_UPLOADS:
-            self.popitem(last=False)
+            del self[next(iter(self))]
 
 
 async def _parse(parser: GradioMultiPartParser) -> Any:
@@ -142,7 +145,7 @@ def uploading() -> Iterator[Callable[[], None]]:
                 draft.close()
                 Path(draft.name).unlink(missing_ok=True)
             for _, file in parser.items:
-                if isinstance(file, GradioUploadFile) and parser.upload_dir:
+                if isinstance(file, _Upload) and parser.upload_dir:
                     with suppress(OSError):  # the accepted file is in it
                         (Path(parser.upload_dir) / file.sha.hexdigest()).rmdir()
 
@@ -186,6 +189,7 @@ _TEXTS = (
     (route_utils, "safehttpx.async_validate_url("),
     (route_utils, "self._files_to_close_on_error.append(tempfile)"),
     (route_utils, "Path(upload_dir) / temp_file.sha.hexdigest()"),
+    (route_utils, "self._current_part.file = GradioUploadFile("),
     (route_utils, "self._signals = defaultdict(asyncio.Event)"),
     (route_utils, "self._statuses: dict["),
     (route_utils, "fns[body.fn_index]"),
@@ -262,6 +266,13 @@ def address_of_call() -> str:
     request: Any = LocalContext.request.get(None)
     request = getattr(request, "request", request)  # Gradio's own kind wraps one
     return request.scope.get("lora_drop.address", "unknown") if request else "unknown"
+
+
+def session_of(visitor: gr.Request | None) -> str | None:
+    """A visitor's session; None for one who came over MCP: Gradio's server has one session for all of them."""
+    if visitor is None or MCP_VISITOR in visitor.headers:
+        return None
+    return visitor.session_hash
 
 
 def answers_to_mistakes() -> dict[Any, Any]:

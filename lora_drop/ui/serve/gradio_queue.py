@@ -192,11 +192,12 @@ class FairQueue(Queue):
         places, share = (limits.queue, limits.share) if runs else light
         if runs and self.counters.paused:
             return "paused", "This app is paused by its owner: come back later."
-        if runs and body.session_hash and any(event.session_hash == body.session_hash for event in waiting):
+        mine = [event for event in waiting if _address(event.request) == address]
+        if runs and body.session_hash and any(event.session_hash == body.session_hash for event in mine):
             return "session", "You already have a run in the queue: wait for it, or stop it, and try again."
         if len(waiting) >= places:
             return "queue", f"This app's queue is full (it holds {places}): try again in a moment."
-        if sum(_address(event.request) == address for event in waiting) >= share:
+        if len(mine) >= share:
             return "share", f"{share} calls from your address are waiting, the most allowed: try again in a moment."
         if not runs and waiting and sum(_size(event.request) for event in waiting) > 2 * limits.trace_bytes:
             return "queue", "Large traces are waiting to be read: try again in a moment."

@@ -6,18 +6,21 @@ A refusal is JSON with one sentence, `{"detail"}`.
 from __future__ import annotations
 
 import asyncio
+import hmac
 import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from secrets import token_hex
 
 import httpx
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import get_route_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lora_drop.ui.serve.gradio_private import MISTAKE
+from lora_drop.ui.serve.gradio_private import MCP_VISITOR, MISTAKE
 from lora_drop.ui.serve.owner import Counters
 from lora_drop.ui.serve.policy import MIB, SMALL, Policy
 from lora_drop.ui.serve.routes import Kind, Routes
@@ -65,6 +68,7 @@ class Guard:
         self._held: Counter[str] = Counter()  # bytes of the bodies being read or answered, by address
         self._open: Counter[str] = Counter()  # requests being answered, by address
         self._light = LightPool(policy.public)
+        self._secret = token_hex()
         policy_line = "; ".join(f"{name} {value}" for name, value in CONTENT_SECURITY_POLICY.items())
         self._headers = {"Content-Security-Policy": policy_line, "X-Content-Type-Options": "nosniff"}
 
@@ -76,6 +80,11 @@ class Guard:
         headers = Headers(scope=scope)
         peer = (scope.get("client") or (None,))[0]
         address = self.policy.address(peer, headers.getlist("x-forwarded-for"))
+        secret, _, mcp_visitor = headers.get(MCP_VISITOR, "").partition(" ")
+        if hmac.compare_digest(secret.encode(), self._secret.encode()):
+            address = mcp_visitor
+        elif get_route_path(scope).startswith("/gradio_api/mcp"):
+            MutableHeaders(scope=scope)[MCP_VISITOR] = f"{self._secret} {address}"
         self._routes = self._routes or Routes(scope["app"].routes)
         kind, names = self._routes.match(scope)
         scope.update({"lora_drop.address": address, "lora_drop.kind": kind})
@@ -113,8 +122,7 @@ class Guard:
             session = in_body or session
         address = scope["lora_drop.address"]
         scope.update({"lora_drop.bytes": body.held, "lora_drop.session": session})
-        if session:
-            self.visits.seen(session, address)
+        self.visits.seen(session, address)
         if scope["method"] == "POST" and kind is Kind.LIGHT:
             async with self._light.place(address):
                 await self.app(scope, receive, send)
@@ -147,7 +155,12 @@ class Guard:
         if scope["method"] != "POST":
             return
         if self._is_foreign(headers):
-            raise Refused("site", 403, "This app answers to its own page and to programs, not to other web sites.")
+            raise Refused(
+                "site",
+                403,
+                "This app answers to its own page and to programs, not to other web sites. If a proxy changes the "
+                "Host, it must send X-Forwarded-Host, and LORA_DROP_TRUSTED_HOPS count it.",
+            )
         if headers.get("content-type", "").startswith("multipart/") and kind is not Kind.UPLOAD:
             raise Refused("upload", 415, "Files are accepted at the upload address only.")
         length, most = headers.get("content-length", "0"), self._most(kind, names)
@@ -156,8 +169,8 @@ class Guard:
 
     def _is_foreign(self, headers: Headers) -> bool:
         """Whether a page of another site, or of another port of this host, sends this request."""
-        if (site := headers.get("sec-fetch-site")) in ("cross-site", "same-site", "same-origin"):
-            return site != "same-origin"  # the browser knows, also where a proxy changes the Host
+        if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+            return True
         scheme, _, origin = headers.get("origin", "").lower().partition("://")
         port = {"http": ":80", "https": ":443"}.get(scheme, "")
         hosts = [headers.get("host", ""), *(headers.getlist("x-forwarded-host") if self.policy.hops else [])]
@@ -206,9 +219,7 @@ class Guard:
 
     def release(self, address: str, count: int) -> None:
         """Count the bytes of a body no longer."""
-        self._held[address] -= count
-        if not self._held[address]:
-            del self._held[address]
+        self._held -= Counter({address: count})  # keeps no zeros
 
 
 class Refused(HTTPException):
@@ -329,8 +340,7 @@ class LightPool:
             yield
         finally:
             if turn.done():
-                self._running[address] -= 1
-                self._running += Counter()  # without zeros
+                self._running -= Counter((address,))
             else:
                 self._waiting.remove((address, turn))
             self._serve()
@@ -351,11 +361,9 @@ class LightPool:
 
 @contextmanager
 def counted(counter: Counter[str], address: str) -> Iterator[None]:
-    """Count an address for as long as the block lasts. The counter keeps no zeros: addresses are without number."""
+    """Count an address for as long as the block lasts."""
     counter[address] += 1
     try:
         yield
     finally:
-        counter[address] -= 1
-        if not counter[address]:
-            del counter[address]
+        counter -= Counter((address,))  # in place, without zeros: addresses are without number

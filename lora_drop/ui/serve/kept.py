@@ -63,49 +63,41 @@ class RecentTraces:
     """
 
     def __init__(self, visits: Visits, most: int = KEPT_TRACES, most_bytes: int = KEPT_BYTES):
-        self._lines: dict[str, list[str]] = {}
-        self._sessions: dict[str, str | None] = {}  # by run id
-        self._shares: Shares[str] = Shares(most, most_bytes)
+        self._runs: Shares[str, tuple[str | None, list[str]]] = Shares(most, most_bytes)  # id -> session and lines
         self._visits, self._lock = visits, threading.Lock()
         visits.ends.append(self._end)
 
     def begin(self, session: str | None = None, opened: bool = False) -> str:
         """Add a new run of a session, or one that it opened, and return its id."""
-        run_id, owner = OPENED * opened + uuid4().hex, self._visits.address(session) or ""
+        run_id = OPENED * opened + uuid4().hex
+        owner = self._visits.address(session) or ""
         with self._lock:
-            self._lines[run_id], self._sessions[run_id] = [], session
-            self._shares.put(run_id, owner)
-            self._make_room()
+            self._runs.put(run_id, (session, []), owner)
         return run_id
 
     def add(self, run_id: str, line: str) -> None:
         """Append a line to a run, if it is still kept."""
         with self._lock:
-            if run_id in self._lines:
-                self._lines[run_id].append(line)
-                self._shares.grow(run_id, sys.getsizeof(line))
-                self._make_room()
-
-    def _make_room(self) -> None:
-        for run_id in self._shares.make_room():
-            del self._lines[run_id], self._sessions[run_id]
+            if run := self._runs.get(run_id):
+                run[1].append(line)
+                self._runs.grow(run_id, sys.getsizeof(line))
 
     def _end(self, sessions: Collection[str]) -> None:
         with self._lock:
-            for run_id in [run_id for run_id, session in self._sessions.items() if session in sessions]:
-                self._shares.pop(run_id)
-                del self._lines[run_id], self._sessions[run_id]
+            for run_id, (session, _) in self._runs.items():
+                if session in sessions:
+                    self._runs.pop(run_id)
 
     def text(self, run_id: str) -> str | None:
         """The trace so far, in the format of a trace file; None if it is not kept."""
         with self._lock:
-            lines = self._lines.get(run_id)
-            return None if lines is None else "".join(lines)
+            run = self._runs.get(run_id)
+            return None if run is None else "".join(run[1])
 
     @property
     def nbytes(self) -> int:
         """Bytes of the lines in memory."""
-        return self._shares.nbytes
+        return self._runs.nbytes
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._runs)

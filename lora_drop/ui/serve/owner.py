@@ -19,7 +19,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 # Why a visitor was refused, as `/metrics` names it.
-REASONS = "body calls connections host input light limits paused queue session share unread upload".split()
+REASONS = "body calls connections host input light limits paused queue route session share site unread upload".split()
 
 
 class Counters:

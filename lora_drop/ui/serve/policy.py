@@ -166,6 +166,11 @@ class Policy:
             token=os.environ.get("LORA_DROP_OWNER_TOKEN", "").strip(),
         )
 
+    @property
+    def tells_apart(self) -> bool:
+        """Whether an address is its visitor's. The Hub has several proxies: a visitor comes through any of them."""
+        return self.hops > 0 or not in_space()
+
     def allows_host(self, header: str) -> bool:
         """Whether the page answers to this Host header. Another name may be a DNS rebinding attack."""
         name = host_of(header)

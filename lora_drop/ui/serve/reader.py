@@ -12,19 +12,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 from lora_drop.errors import LoraDropError
 from lora_drop.run.reading import work
+from lora_drop.run.shares import Shares
 from lora_drop.ui.serve.gradio_private import address_of_call
 from lora_drop.ui.serve.policy import MIB
 
 AT_ONCE = 2  # processes; an address has one
 PATIENCE = 30.0  # seconds that a call waits for a process
 SECONDS, SECONDS_A_MIB = 30.0, 4.0  # most time of one: 8 MiB of the densest records take 12 s of an idle core
-KEPT_BYTES = 64 * MIB  # of answers
+KEPT, KEPT_BYTES = 1000, 64 * MIB  # answers, and their bytes
 LEAST_ANSWER = 16 * MIB  # bytes that an answer may have (plotly.js takes 1.5), and four times the largest trace
 # Variables of this process that the other one gets: no secret is among them.
 PASSED = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
@@ -39,14 +39,14 @@ class Reader:
 
     def __init__(self, most_bytes: int):
         self.most_bytes = most_bytes
-        self._answers: OrderedDict[bytes, bytes] = OrderedDict()
+        self._answers: Shares[bytes, bytes] = Shares(KEPT, KEPT_BYTES)  # owned by addresses
         self._busy: set[str] = set()  # addresses with a process
         self._free = threading.Condition()
 
     @property
     def nbytes(self) -> int:
         """Bytes of the answers that are kept."""
-        return sum(map(len, self._answers.values()))
+        return self._answers.nbytes
 
     def ask(self, job: str, *texts: bytes, arguments: tuple[Any, ...] = (), own: bool = False) -> Any:
         """The answer to a job.
@@ -63,14 +63,12 @@ class Reader:
         asked = json.dumps([job, arguments, *(hashlib.sha256(text).hexdigest() for text in texts)])
         key = hashlib.sha256(asked.encode()).digest()
         with self._free:
-            if (kept := self._answers.get(key)) is not None:
-                self._answers.move_to_end(key)
+            kept = self._answers.get(key)
         if kept is None:
             kept = json.dumps(work(job, texts, *arguments)).encode() if own else self._elsewhere(job, texts, arguments)
+        if len(kept) <= self._answers.most_bytes:
             with self._free:
-                self._answers[key] = kept
-                while self.nbytes > KEPT_BYTES:
-                    self._answers.popitem(last=False)
+                self._answers.put(key, kept, address_of_call(), len(kept))
         return json.loads(kept)
 
     def _elsewhere(self, job: str, texts: Sequence[bytes], arguments: tuple[Any, ...]) -> bytes:

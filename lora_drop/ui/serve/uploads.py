@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -41,59 +41,52 @@ class Shelf:
 
     Attributes:
         on_drop: called with each file that goes.
+        by_address: whether addresses tell visitors apart.
     """
 
     def __init__(self, visits: Visits, most_bytes: int):
         self.on_drop: Callable[[str], None] = lambda path: None
-        self._visits, self._lock = visits, threading.Lock()
-        self._files: Shares[tuple[Path, str]] = Shares(FILES, most_bytes)
-        self._since: dict[tuple[Path, str], float] = {}
-        self._copies: Counter[Path] = Counter()  # Gradio keeps equal uploads as one file
-        visits.ends.append(lambda _: self._end())
+        self.by_address = True
+        self._lock = threading.Lock()
+        self._files: Shares[str, None] = Shares(FILES, most_bytes)
+        visits.ends.append(lambda _: self._clear(lambda address: not visits.is_here(address)))
 
     def add(self, path: Path, address: str) -> None:
         """Keep an address's new file, and delete old ones to make room."""
         with self._lock, contextlib.suppress(OSError):
-            file = path, address
-            self._files.put(file, address, path.stat().st_size)
-            self._copies[path] += file not in self._since
-            self._since[file] = time.monotonic()
-            for old in self._files.make_room():
-                self._drop(old)
+            for old in self._files.put(os.path.abspath(path), None, address, path.stat().st_size):
+                self._delete(old)
 
-    def done(self, path: str | Path) -> None:
-        """Delete a file that was read, unless another visitor uploaded the same one."""
+    def is_open_to(self, address: str, path: str) -> bool:
+        """Whether an address may name a file: another's upload it may not."""
+        return not self.by_address or self._files.owner(os.path.abspath(path)) in (None, address)
+
+    def done(self, path: str) -> None:
+        """Delete a file that was read."""
         with self._lock:
-            if file := next((file for file in self._since if file[0] == Path(path)), None):
-                self._drop(file)
+            if (path := os.path.abspath(path)) in self._files:
+                self._delete(path)
 
     def clear(self) -> None:
         """Delete all files."""
-        with self._lock:
-            for file in list(self._since):
-                self._drop(file)
+        self._clear(lambda _: True)
 
-    def _end(self) -> None:
-        """Delete the files whose visitors have left."""
+    def _clear(self, goes: Callable[[str], bool]) -> None:
+        """Delete the files of some addresses."""
         with self._lock:
-            for file in [file for file, since in self._since.items() if self._visits.have_left(file[1], since)]:
-                self._drop(file)
+            for path in self._files:
+                if goes(self._files.owner(path) or ""):
+                    self._delete(path)
 
     def __len__(self) -> int:
-        return len(self._since)
+        return len(self._files)
 
-    def _drop(self, file: tuple[Path, str]) -> None:
-        if self._since.pop(file, None) is None:
-            return
-        self._files.pop(file)
-        path = file[0]
-        self._copies[path] -= 1
-        if not self._copies[path]:
-            del self._copies[path]
-            self.on_drop(str(path))
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-                path.parent.rmdir()  # Gradio made it for this file
+    def _delete(self, path: str) -> None:
+        self._files.pop(path)
+        self.on_drop(path)
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+            os.rmdir(os.path.dirname(path))  # Gradio made it for this file
 
 
 class Uploads:
@@ -107,16 +100,19 @@ class Uploads:
         """Answer a request, or refuse an upload where too many arrive at once."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
-        elif get_route_path(scope).startswith("/gradio_api/heartbeat/"):  # a page keeps this request open
-            with self.visits.page(scope["lora_drop.session"], scope["lora_drop.address"]):
+            return
+        path, address = get_route_path(scope).removeprefix("/gradio_api/"), scope["lora_drop.address"]
+        if path.startswith("heartbeat/"):  # a page keeps this request open
+            with self.visits.page(scope["lora_drop.session"], address):
                 await self.app(scope, receive, send)
+        elif path.startswith("file=") and not self.shelf.is_open_to(address, path.removeprefix("file=")):
+            await JSONResponse({"detail": "This app has no such file."}, 404)(scope, receive, send)
         elif scope["lora_drop.kind"] is Kind.UPLOAD and scope["method"] == "POST":
-            await self._upload(scope, receive, send)
+            await self._upload(scope, receive, send, address)
         else:
             await self.app(scope, receive, send)
 
-    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
-        address = scope["lora_drop.address"]
+    async def _upload(self, scope: Scope, receive: Receive, send: Send, address: str) -> None:
         if self._coming.total() >= AT_ONCE or self._coming[address] >= AT_ONCE // 2:
             self.counters.refuse("upload")
             line = "Too many uploads at once: try again in a moment."

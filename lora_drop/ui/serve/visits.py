@@ -25,15 +25,18 @@ class Visits:
     def __init__(self) -> None:
         self.ends: list[Callable[[set[str]], None]] = []
         self._lock = threading.Lock()
-        self._sessions: Shares[str] = Shares(KNOWN)  # owned by addresses
-        self._last: dict[str, float] = {}  # session or address -> when it was last seen, on the monotonic clock
+        self._sessions: Shares[str, float] = Shares(KNOWN)  # owned by addresses: when they were last seen
+        self._addresses: Shares[str, float] = Shares(KNOWN)
         self._open: Counter[str] = Counter()  # session or address -> its open pages
+        self._crowded_out: set[str] = set()
 
-    def seen(self, session: str, address: str) -> None:
-        """A request of a session came from an address."""
+    def seen(self, session: str | None, address: str) -> None:
+        """A request came from an address, of a session if it named one."""
         with self._lock:
-            self._last[session] = self._last[address] = time.monotonic()
-            self._sessions.put(session, address)
+            now = time.monotonic()
+            self._addresses.put(address, now, "")
+            if session:
+                self._crowded_out.update(self._sessions.put(session, now, address))
 
     @contextmanager
     def page(self, session: str, address: str) -> Iterator[None]:
@@ -46,19 +49,17 @@ class Visits:
         finally:
             self.seen(session, address)
             with self._lock:
-                self._open.subtract((session, address))
-                self._open += Counter()  # without zeros
+                self._open -= Counter((session, address))  # keeps no zeros
 
     def address(self, session: str | None) -> str | None:
         """The address of a session; None if no request named it."""
         with self._lock:
             return None if session is None else self._sessions.owner(session)
 
-    def have_left(self, address: str, since: float) -> bool:
-        """Whether for `SECONDS` before now, and after `since`, no page was open at an address and no session there."""
+    def is_here(self, address: str) -> bool:
+        """Whether a request came from an address, or a page was open there, in the last `SECONDS`."""
         with self._lock:
-            last = max(since, self._last.get(address, since))
-            return not self._open[address] and time.monotonic() - last > SECONDS
+            return address in self._addresses
 
     def crowded(self, sessions: Sequence[str]) -> str:
         """The session that makes room for others: the first of the address with most of them."""
@@ -71,14 +72,18 @@ class Visits:
         """End the visits that are over."""
         limit = time.monotonic() - SECONDS
         with self._lock:
-            over = [*self._sessions.make_room()]
-            over += [one for one in self._sessions if not self._open[one] and self._last[one] < limit]
-            for session in over:
+            silent, left = (
+                [name for name, last in names.items() if last < limit and not self._open[name]]
+                for names in (self._sessions, self._addresses)
+            )
+            for session in silent:
                 self._sessions.pop(session)
-            keep = self._sessions
-            self._last = {name: t for name, t in self._last.items() if name in keep or t >= limit or self._open[name]}
+            for address in left:
+                self._addresses.pop(address)
+            over = self._crowded_out.difference(self._sessions).union(silent)
+            self._crowded_out = set()
         for end in self.ends:
-            end(set(over))
+            end(over)
 
     def watch(self, while_: Callable[[], bool]) -> None:
         """Sweep in a thread of its own, for as long as the condition holds."""
