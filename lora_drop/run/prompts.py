@@ -54,8 +54,6 @@ class PromptCache:
 
     def put(self, loaded: LoadedModel, tokens: list[int], prompt: Prefilled) -> None:
         """Cache a prompt, unless it is too large; older ones make room."""
-        if prompt.nbytes > self._prompts.most_bytes:
-            return
         with self._lock:
             key = self._key(loaded, tokens)
             model = key[1]

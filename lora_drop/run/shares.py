@@ -27,8 +27,10 @@ class Shares(Generic[Key, Value]):
         self._bytes: Counter[str] = Counter()  # by owner
 
     def put(self, key: Key, value: Value, owner: str, nbytes: int = 0) -> list[Key]:
-        """Store a value, which becomes its owner's newest; returns the keys that made room."""
+        """Store a value, its owner's newest, unless it alone is too large; returns the keys that made room."""
         self.pop(key)
+        if nbytes > self.most_bytes:
+            return []
         self._owners[key] = owner
         self._owned.setdefault(owner, {})[key] = value, nbytes
         self._bytes[owner] += nbytes

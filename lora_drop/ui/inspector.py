@@ -145,11 +145,6 @@ class Inspector:
                 if window is None or not window.holds(step, trace.token_ids(lane)):
                     window = by_owner(loaded.device, partial(read_again, loaded, trace, lane, step, is_wanted))
                 if window is not None:
-                    self._keep(key, window)
+                    with self._lock:
+                        self._windows.put(key, window, address_of_call(), window.nbytes)
                     return by_owner(loaded.device, partial(inspect, loaded, header, recorded["about"], window))
-
-    def _keep(self, key: tuple[str, str], window: Window) -> None:
-        """Cache a window, unless it is too large; older ones make room."""
-        if window.nbytes <= self._windows.most_bytes:
-            with self._lock:
-                self._windows.put(key, window, address_of_call(), window.nbytes)

@@ -346,6 +346,7 @@ def test_who_holds_most_makes_room():
     shares.put("small", "a value", "b", 10)
     assert [gone for number in range(6) for gone in shares.put(number, None, "a", 1)] == [0, 1, 2]
     assert set(shares) == {"small", 3, 4, 5} and shares.get("small") == "a value" and shares.get(0) is None
+    assert shares.put("too large", None, "c", 101) == [] and "too large" not in shares
     assert shares.grow(3, 90) == [3] and shares.nbytes == 12 and shares.count("a") == 2
 
 

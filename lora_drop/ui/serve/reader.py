@@ -66,9 +66,8 @@ class Reader:
             kept = self._answers.get(key)
         if kept is None:
             kept = json.dumps(work(job, texts, *arguments)).encode() if own else self._elsewhere(job, texts, arguments)
-        if len(kept) <= self._answers.most_bytes:
-            with self._free:
-                self._answers.put(key, kept, address_of_call(), len(kept))
+        with self._free:
+            self._answers.put(key, kept, address_of_call(), len(kept))
         return json.loads(kept)
 
     def _elsewhere(self, job: str, texts: Sequence[bytes], arguments: tuple[Any, ...]) -> bytes:
