@@ -7,7 +7,7 @@
 # make wheels     the wheels with the C kernels inside, of four platforms, into dist; WHEELS=linux-x86_64 is one
 # make golden       rewrite the golden files in tests/golden with what the code says now
 # make mutants      mutation tests of the method, the report of a run, the lane and the refresher (half an hour)
-# make quality      style, format and types
+# make quality      style, format and types; the documentation as a site, without a warning, in build/site
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -54,6 +54,7 @@ quality: $(VENV)/.installed-dev quality-js
 	$(BIN)/ruff format --check .
 	find lora_drop -name '*.pyi' -delete  # Gradio's, beside its components: mypy would read them in the code's place
 	$(BIN)/mypy
+	$(BIN)/python -m scripts.site  # the documentation, into build/site
 
 # The page's scripts: rules and types; plotly.js is the package's file, byte for byte.
 quality-js: npm node_modules/.installed

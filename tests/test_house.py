@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,6 +123,15 @@ def test_no_function_is_long_without_a_reason():
                 if count > FUNCTION and "# long: " not in head:
                     long.append(f"{path}:{node.lineno} {node.name}: {count} lines and no reason")
     assert not long
+
+
+def test_arguments_are_described_one_by_one():
+    """An entry `a, b: words` is no parameter for the reference of the library."""
+    found = []
+    for path in (ROOT / PACKAGE).rglob("*.py"):
+        for section in re.findall(r"^ +(?:Args|Attributes):\n((?: .*\n)+)", path.read_text(encoding="utf-8"), re.M):
+            found += [f"{path.name}: {line}" for line in section.splitlines() if re.match(r" +\w+(, \w+)+: ", line)]
+    assert not found
 
 
 def test_the_readme_is_short():

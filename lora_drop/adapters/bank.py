@@ -105,8 +105,12 @@ class AdapterBank(Correction):
     """Corrections for the layers of one model, with what they were trained for.
 
     Args:
-        reuse, part, kv, refresh: the rules that the bank was trained for.
-        base_model, revision: the model that it belongs to, by name and by the fingerprint of its weights.
+        reuse: the reuse rule that the bank was trained for.
+        part: what is skipped, `block` or `attention`, the same.
+        kv: what LoRA steps write to skipped layers' caches, the same.
+        refresh: the rule of full steps, the same.
+        base_model: name of the model that it belongs to.
+        revision: fingerprint of that model's weights.
         num_layers: that model's number of layers; 0 if unknown.
         meta: the further keys of the folder's config (schedules, data, tokens, quality).
     """
@@ -139,7 +143,8 @@ class AdapterBank(Correction):
 
         Args:
             name: the bank's, for the messages.
-            reuse, part: the run's.
+            reuse: the run's.
+            part: the run's.
 
         Returns:
             A warning if the bank fits but was trained on other weights (the Hub's original of a quantised model, a

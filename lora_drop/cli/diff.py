@@ -58,33 +58,27 @@ def difference(paths: Sequence[Path], traces: Sequence[Trace]) -> dict[str, Any]
     for report, result in zip(reports, results, strict=True):
         rates = {name: lane.tokens_per_second for name, lane in report.lanes.items()}
         columns.append({f"tokens/s, {name}": f"{rate:.1f}" for name, rate in rates.items() if rate} | figures(result))
-    labels = dict.fromkeys(label for column in columns for label in column)
     sides = compared({str(at): side_of(trace) for at, trace in enumerate(traces)})
     one, other = traces
     lanes = {name: (name, name) for name in one.steps if name in other.steps}
     lanes = lanes or {"main": (one.header.main["id"], other.header.main["id"])}
     return {
-        "runs": [
-            {"name": f"{ab} {path.name}", "run": run} for ab, path, run in zip("AB", paths, results, strict=True)
-        ],
+        "runs": [{"name": f"{'AB'[at]} {paths[at].name}", "run": results[at]} for at in (0, 1)],
         "settings": {row["name"]: row["values"] for row in sides["settings"]},
-        "figures": {label: [column.get(label, "-") for column in columns] for label in labels},
+        "figures": {label: [column.get(label, "-") for column in columns] for each in columns for label in each},
         "answers": {name: side_by_side(one.text(a), other.text(b)) for name, (a, b) in lanes.items()},
     }
 
 
 def _show(result: dict[str, Any]) -> None:
     width = shutil.get_terminal_size((100, 24)).columns
-    names = [plain(run["name"]) for run in result["runs"]]
+    a, b = (plain(run["name"]) for run in result["runs"])
     for title in ("settings", "figures"):
-        rows: list[Row] = [
-            {"name": name, **{run: _short(text) for run, text in zip(names, values, strict=True)}}
-            for name, values in result[title].items()
-        ]
-        if rows:
-            print_table(rows, {title: ("name",)} | {name: (name,) for name in names})
-        else:
-            print(f"{title}: the same")
+        rows: list[Row] = []
+        for name, texts in result[title].items():
+            one, other = (textwrap.shorten(plain(text), LONGEST, placeholder=" ...") for text in texts)
+            rows.append({"name": name, a: one, b: other})
+        print_table(rows, {title if rows else f"{title}: the same": ("name",), a: (a,), b: (b,)})
         print()
     print("words of A alone are [-so-], words of B alone {+so+}")
     for lane, answer in result["answers"].items():
@@ -93,31 +87,26 @@ def _show(result: dict[str, Any]) -> None:
             print(textwrap.fill(plain(" ".join(map(_marked, answer["pieces"]))), width))
 
 
-def _short(value: str) -> str:
-    return textwrap.shorten(plain(value), LONGEST, placeholder=" ...")
-
-
 def _marked(piece: list[str]) -> str:
     """A piece of an alignment as `wdiff` writes it."""
     kind, one, other = piece
-    if kind == "same":
-        return one
-    return " ".join(form.format(text) for form, text in (("[-{}-]", one), ("{{+{}+}}", other)) if text)
+    return one if kind == "same" else " ".join([f"[-{one}-]"] * bool(one) + [f"{{+{other}+}}"] * bool(other))
 
 
 def _page(result: dict[str, Any]) -> str:
     """The comparison as HTML without scripts."""
     heads = "".join(f"<th>{escaped(run['name'])}</th>" for run in result["runs"])
 
+    def row(one: str, other: str) -> str:
+        return f"<td>{escaped(one)}</td><td>{escaped(other)}</td></tr>"
+
     def table(title: str, rows: dict[str, list[str]]) -> str:
-        lines = "".join(_row(name, values) for name, values in rows.items())
+        lines = "".join(f"<tr><th>{escaped(name)}</th>{row(*values)}" for name, values in rows.items())
         return f"<table><tr><th>{title}</th>{heads}</tr>{lines}</table>" if rows else f"<p>{title}: the same.</p>"
 
     answers = ""
     for lane, answer in result["answers"].items():
-        words = "".join(
-            f'<tr class="{kind}"><td>{escaped(a)}</td><td>{escaped(b)}</td></tr>' for kind, a, b in answer["pieces"]
-        )
+        words = "".join(f'<tr class="{kind}">{row(*texts)}' for kind, *texts in answer["pieces"])
         answers += f"<h2>{escaped(lane)}</h2><p>{answer['text']}</p><table><tr>{heads}</tr>{words}</table>"
     light, dark = css_block(":root", "light"), css_block(":root", "dark")
     blanks = {
@@ -127,7 +116,3 @@ def _page(result: dict[str, Any]) -> str:
         "answers": answers,
     }
     return filled("diff.html", blanks)
-
-
-def _row(name: str, values: list[str]) -> str:
-    return f"<tr><th>{escaped(name)}</th>{''.join(f'<td>{escaped(value)}</td>' for value in values)}</tr>"

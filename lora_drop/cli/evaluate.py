@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from lora_drop.cli.arguments import Commands, add_command, load, read_data, read_data_prompts
-from lora_drop.cli.output import counting, note, print_json, print_table
+from lora_drop.cli.output import note, print_json, print_table, progress
 from lora_drop.errors import LoraDropError
 from lora_drop.method.presets import config_from
 
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     loaded = load(args)
     texts = None if own else given_texts(loaded, pairs, args.context_tokens)
     if own or args.free:
-        with counting("answers", args.json) as show:
+        with progress("answers", quiet=args.json) as show:
             answers = own_answers(loaded, prompts, args.context_tokens, show)
         texts = texts or answers.texts()
     assert texts is not None  # given, or own
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
         raise LoraDropError(
             "every answer of the full model is empty or goes in circles, so none can be a target: take other prompts."
         )
-    with counting("tokens", args.json) as show:
+    with progress("tokens", quiet=args.json) as show:
         result = evaluate(loaded, config, texts, show)
         if args.free:
             result["free"] = evaluate_free(loaded, config, answers, show)

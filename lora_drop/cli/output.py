@@ -28,15 +28,14 @@ def say(text: str) -> None:
     """Print on stderr what the command is doing, above a progress bar."""
     from tqdm import tqdm
 
-    tqdm.write(text, file=sys.stderr)
-    sys.stderr.flush()
+    tqdm.write(text, sys.stderr)
 
 
 @contextmanager
 def progress(what: str, every: float = 0, quiet: bool = False) -> Iterator[Callable[..., None]]:
-    """A callback `(done, total, words="")` for work of known length: a bar with the time left on a terminal's stderr.
+    """A callback `(done, total=None, words="")`: on a terminal's stderr a bar with the time left, or a count.
 
-    Elsewhere it prints a line, `3 of 9 points`. What is done already at the first call is no part of the pace.
+    Elsewhere a line, `3 of 9 points`, or nothing without a total. The pace leaves out what the first call has done.
 
     Args:
         every: elsewhere, seconds between two lines at least; the last one always comes.
@@ -45,35 +44,21 @@ def progress(what: str, every: float = 0, quiet: bool = False) -> Iterator[Calla
     from tqdm import tqdm
 
     on_terminal, due = sys.stderr.isatty(), 0.0
-    # With a delay the first picture waits for the first call, which knows the total.
-    form = f"{{n_fmt}} of {{total_fmt}} {what} |{{bar}}| {{remaining}} left{{postfix}}"
-    with tqdm(bar_format=form, smoothing=0, delay=1e-9, dynamic_ncols=True, disable=quiet or not on_terminal) as bar:
+    form = {"bar_format": f"{{n_fmt}} {what}", "smoothing": 0, "leave": False, "dynamic_ncols": True}
+    with tqdm(disable=quiet or not on_terminal, **form) as bar:
 
-        def show(done: int, total: int, words: str = "") -> None:
+        def show(done: int, total: int | None = None, words: str = "") -> None:
             nonlocal due
             if on_terminal:
-                if bar.total is None:
+                if bar.total != total:
                     bar.reset(total)
                     bar.initial = bar.n = done
-                bar.set_postfix_str(words, refresh=False)
+                    bar.bar_format = f"{{n_fmt}} of {{total_fmt}} {what} |{{bar}}| {{remaining}} left{{postfix}}"
+                bar.set_postfix_str(words, refresh=total is not None)
                 bar.update(done - bar.n)
-                bar.refresh()
-            elif not quiet and (time.monotonic() >= due or done == total):
+            elif total and not quiet and (time.monotonic() >= due or done == total):
                 due = time.monotonic() + every
                 say(f"{done} of {total} {what}{words and ', '}{words}")
-
-        yield show
-
-
-@contextmanager
-def counting(what: str, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """A callback that counts in one line on a terminal's stderr; the line goes at the end. Elsewhere it is silent."""
-    from tqdm import tqdm
-
-    with tqdm(bar_format=f"{{n}} {what}", leave=False, disable=quiet or None) as bar:
-
-        def show(count: int) -> None:
-            bar.update(count - bar.n)
 
         yield show
 

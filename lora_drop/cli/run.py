@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from lora_drop.cli.arguments import Commands, add_command, load, read_settings
-from lora_drop.cli.output import counting, note
+from lora_drop.cli.output import note, progress
 from lora_drop.cli.run_report import show_run
 from lora_drop.errors import LoraDropError
 from lora_drop.method.fields import RUN
@@ -53,12 +53,13 @@ def run(args: argparse.Namespace) -> None:
     assert isinstance(first, Header)
     report = Report(first)
     stream = _stream(report) if sys.stdout.isatty() and not args.json else None
-    with _writing(args.trace) as write, stream or _counting(report, args.json) as show:
-        write(first)
-        for record in records:
-            write(record)
-            report.add(record)
-            show()
+    with _opened(args.trace) as file, stream or progress("steps", quiet=args.json) as show:
+        for record in chain([first], records):
+            if file:
+                _write(file, record)
+            if record is not first:
+                report.add(record)
+            show(sum(len(lane.steps) for lane in report.lanes.values()))
     show_run(report.trace, args.json, drawn=stream is not None)
     if args.preset is not None and not args.json:
         preset = preset_named(args.preset, args.model)
@@ -95,30 +96,19 @@ def _stream(report: Report) -> Stream | None:
     """What draws the run on stdout's terminal; None where that is too narrow, with a note."""
     from lora_drop.cli.stream import LEAST, Stream
 
-    stream = Stream(report)
-    if stream.fits:
+    if (stream := Stream(report)).fits:
         return stream
     note(f"the terminal has fewer than {LEAST} columns: the answers come at the end.")
     return None
 
 
-@contextmanager
-def _counting(report: Report, quiet: bool) -> Iterator[Callable[[], None]]:
-    """Count the steps on a terminal's stderr."""
-    with counting("steps", quiet) as show:
-        yield lambda: show(sum(len(lane.steps) for lane in report.lanes.values()))
-
-
-@contextmanager
-def _writing(path: Path | None) -> Iterator[Callable[[Record], None]]:
-    """Write each record to the trace file as it comes; do nothing without a path."""
+def _opened(path: Path | None) -> AbstractContextManager[TextIO | None]:
+    """The trace file; None without a path."""
     try:
-        target = path.open("w", encoding="utf-8") if path else nullcontext()
+        return path.open("w", encoding="utf-8") if path else nullcontext()
     except OSError as error:
         assert path is not None
         raise LoraDropError(f"cannot write the trace {path.name}: {error.strerror or error}.") from None
-    with target as file:
-        yield (lambda record: _write(file, record)) if file else (lambda record: None)
 
 
 def _write(file: TextIO, record: Record) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from lora_drop.cli.run_report import plain, show_head
@@ -33,8 +33,11 @@ class Stream:
     """Draws a run while the block lasts; at its end, also an interrupt's, the whole answers stay.
 
     Args:
-        report: of the run; whoever adds records to it calls what the block gets.
+        report: of the run; the block calls the function that it gets after each record.
         console: by default stdout's terminal.
+
+    Attributes:
+        fits: whether the terminal is wide enough.
     """
 
     def __init__(self, report: Report, console: Console | None = None):
@@ -42,13 +45,9 @@ class Stream:
         self._console = console or Console(highlight=False)
         self._live = Live(console=self._console, auto_refresh=False, redirect_stderr=sys.stderr.isatty())
         self._due = 0.0
+        self.fits = self._console.width >= LEAST
 
-    @property
-    def fits(self) -> bool:
-        """Whether the terminal is wide enough."""
-        return self._console.width >= LEAST
-
-    def __enter__(self) -> Callable[[], None]:
+    def __enter__(self) -> Callable[[int], None]:
         show_head(self._report.trace.header)
         print()
         self._live.start()
@@ -58,22 +57,19 @@ class Stream:
         self._live.update(self._picture(whole=True))
         self._live.stop()
 
-    def _draw(self) -> None:
+    def _draw(self, steps: int) -> None:
         if (now := time.monotonic()) >= self._due:
             self._live.update(self._picture(), refresh=True)
             self._due = now + max(EVERY, 10 * (time.monotonic() - now))
 
     def _picture(self, whole: bool = False) -> RenderableType:
         """The lanes; unless `whole`, each with as many of its last lines as the terminal's height has room for."""
-        lanes = self._report.trace.header.lanes
-        width, across = self._console.width, len(lanes)
-        if (width + 2) // across - 2 < COLUMN:
-            across = 1
-        column = (width + 2) // across - 2
+        lanes, width = self._report.trace.header.lanes, self._console.width + 2  # two blanks follow each column
+        across = len(lanes) if width // len(lanes) - 2 >= COLUMN else 1
+        column = width // across - 2
         rows = max(2, self._console.height * across // len(lanes) - 7)  # label, bars, and figures of up to four lines
-        grid = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
-        for _ in range(across):
-            grid.add_column(width=column)
+        columns = (Column(width=column) for _ in range(across))
+        grid = Table.grid(*columns, padding=(0, 2, 0, 0), pad_edge=False)
         cells = [self._lane(lane, column, None if whole else rows) for lane in lanes]
         for at in range(0, len(cells), across):
             for row in zip(*cells[at : at + across], strict=True):

@@ -44,7 +44,8 @@ class Lane:
     Args:
         decoder: the model's layers, which lanes may share.
         prompt: tokens (1, P) on the decoder's device, or a prompt that has been read already.
-        schedule, bank: what is skipped when, and the corrections (or None).
+        schedule: what is skipped when.
+        bank: the corrections, or None.
         stop_ids: tokens that end the text; if empty, the lane runs to `max_new_tokens`.
         watch: return the skipped layers' outputs with each step, for the audit.
         top: how many of each step's likeliest tokens to fetch where the decoder `runs_ahead`, off the clock.
@@ -54,8 +55,10 @@ class Lane:
     Attributes:
         state: of the decoder.
         tokens: those written so far, with the stop token; drafts among them may still be rejected.
-        drafts, accepted: drafts verified so far, and how many of these the full model accepted.
-        prefill_ms, decode_ms: time spent.
+        drafts: how many were verified so far.
+        accepted: how many of these the full model accepted.
+        prefill_ms: time spent on the prompt.
+        decode_ms: time spent on the steps.
         ended: "stop" or "length" once there is no next step, else None.
     """
 

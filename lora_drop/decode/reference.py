@@ -38,7 +38,8 @@ class ReferenceDecoder:
 
     Attributes:
         name: for the trace and the page, such as `native (bfloat16)`.
-        device, dtype: of the tokens that it takes, and of its activations and K/V.
+        device: of the tokens that it takes.
+        dtype: of its activations and K/V.
         num_layers: L.
         kernels: instruction set of its own kernels, such as `avx2`; None if it has none.
         runs_ahead: whether a step only launches its work, so that the next step can be launched before it is done.

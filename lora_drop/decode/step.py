@@ -53,7 +53,8 @@ class DecodeState:
     """All that a lane remembers between its steps, made by `new_state` of a decoder, which may extend it with buffers.
 
     Attributes:
-        schedule, bank: what is skipped when, and the corrections (or None).
+        schedule: what is skipped when.
+        bank: the corrections, or None.
         watch: whether steps return the outputs of the skipped layers, for the audit.
         position: tokens read so far, which is the position of the next one.
         kv: the K/V cache.

@@ -53,7 +53,8 @@ class LoraDropLM(HFLM):
 
     Args:
         pretrained: `bundled`, a Hub id or a local folder.
-        device, dtype: as on the command line; the harness's own default, cuda:0, is `auto` without CUDA.
+        device: as on the command line; the harness's own default, cuda:0, is `auto` without CUDA.
+        dtype: as on the command line.
         batch_size: 1, or `auto`, which is 1.
         settings: of `SETTINGS`.
 

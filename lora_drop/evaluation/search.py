@@ -44,7 +44,8 @@ class Axes:
     Args:
         counts: numbers of layers to skip, the first of the drop order; empty is `SHARES`.
         heads: empty is full, and screened if the adapters have a screened head.
-        entropies, norms: thresholds of the triggers; None is off.
+        entropies: thresholds of that trigger, in nats; None is off.
+        norms: thresholds of the other trigger; None is off.
     """
 
     counts: Sequence[int] = ()

@@ -18,10 +18,12 @@ class ModelShape:
     """The sizes that decide how many bytes a decode step reads.
 
     Args:
-        qkv_bias, qk_norm: Qwen2's biases and Qwen3's per-head norms.
+        qkv_bias: Qwen2's biases.
+        qk_norm: Qwen3's per-head norms.
         matrix_size: bytes of a weight of the layers' matrices over bytes of an activation; 1 unless they are packed.
             Norms, biases, the part `kept` and K/V have the activations' size.
-        head_size, part_size: the same of the head, and of the corrections' parts `linear` and `mlp`.
+        head_size: the same of the head.
+        part_size: the same of the corrections' parts `linear` and `mlp`.
         code_size: the same of a code of the screened head, with its share of a scale.
         layer_sizes: in place of `matrix_size` if layers are packed differently: for each layer the sizes of k and v,
             of the attention and of the MLP.
@@ -103,7 +105,8 @@ class Corrections:
         layers: the layers that have adapters; None: all.
         mlp: width of the bottleneck of a skipped layer.
         kept: rank of the change to each layer that runs after the first skipped one.
-        head_rank, head_best: rank of the screened head's preview, and tokens that get exact logits.
+        head_rank: rank of the screened head's preview.
+        head_best: tokens that get exact logits.
         code_size: see `ModelShape`.
     """
 
@@ -144,7 +147,8 @@ def kv_bytes(
     Figures draw it beside the counted bytes, never instead of them.
 
     Args:
-        refreshes, last_refresh: as in `Schedule.kv_length`.
+        refreshes: as in `Schedule.kv_length`.
+        last_refresh: the same.
     """
     layers = range(shape.num_layers)
     tokens = sum(schedule.kv_length(i, prompt_tokens, steps, refreshes, last_refresh) for i in layers)
@@ -168,8 +172,9 @@ def step_bytes(
     Args:
         itemsize: bytes of an activation.
         kv: count the K/V reads too. Without them the text's length does not matter.
-        lora, refreshes, last_refresh: whether it was a LoRA step, how many decode steps up to it were full, and the
-            last of these; None: as in the fixed schedule. A repair reads the same as a single full step.
+        lora: whether it was a LoRA step; None: as in the fixed schedule. A repair reads the same as a full step.
+        refreshes: how many decode steps up to it were full; None: as in the fixed schedule.
+        last_refresh: the last of these; None: as in the fixed schedule.
     """
     if lora is None:
         lora = schedule.kind(step) == "lora"

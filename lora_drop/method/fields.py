@@ -112,7 +112,8 @@ def setting(default: T, help: str, **more: Any) -> T:
     """A field of a `checked` class that is a setting.
 
     Args:
-        default, help: as in `Setting`.
+        default: as in `Setting`.
+        help: the same.
         more: further fields of `Setting`, and arguments of its kind: `low` and `high` of a number, `labels` of a
             choice.
     """

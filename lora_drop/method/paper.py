@@ -24,8 +24,10 @@ class PaperRow:
 
     Args:
         model: the name in the paper.
-        drop_ratio, k: p, and the LoRA steps between two full ones.
-        accuracy_full, accuracy: average task accuracy in percent, of the full model and with LoRA-Drop.
+        drop_ratio: p.
+        k: the LoRA steps between two full ones.
+        accuracy_full: average task accuracy of the full model, in percent.
+        accuracy: the same with LoRA-Drop.
         speedup: times the full model's speed.
         kv_saved: share of the KV memory; "about", says the paper.
     """

@@ -33,7 +33,8 @@ def reads(loss: float | None, repeats: float | None, usual: float | None, loops:
 
     Args:
         loss: quality loss in nats per token.
-        repeats, usual: the share of repeated 4-grams in it, and in the full model's own answers.
+        repeats: the share of repeated 4-grams in it.
+        usual: the same in the full model's own answers.
         loops: the share of the texts that end in a loop.
     """
     if loss is None or repeats is None or usual is None:

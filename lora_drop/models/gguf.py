@@ -157,7 +157,8 @@ def gguf_rows(gguf: Path, heads: int, kv_heads: int) -> Callable[[str], list[Pac
 
     Args:
         gguf: the bundled model's file, with `BLOCKS` beside it.
-        heads, kv_heads: nh and nkv, for the order of query and key rows.
+        heads: nh, for the order of query rows.
+        kv_heads: nkv, for that of key rows.
 
     Raises:
         ValueError: the GGUF or `BLOCKS` is damaged.

@@ -86,7 +86,8 @@ class QualityAudit:
     """A lane's schedule on the baseline's tokens, one step behind the baseline.
 
     Args:
-        schedule, bank: the lane's. The tokens are fixed and cannot be rejected, so `accept` is off.
+        schedule: the lane's. The tokens are fixed and cannot be rejected, so `accept` is off.
+        bank: the lane's.
         prompt: where the baseline started.
         tokens: that the baseline writes at most.
     """

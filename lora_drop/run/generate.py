@@ -94,7 +94,8 @@ def generate(
             for it, else every layer runs, with a warning.
         adapters: the corrections, on any device, or the path of their folder, in place of those that the settings
             name.
-        streamer, tokenizer: `model.generate` hands neither to a callable: bind them with `with_`.
+        streamer: `model.generate` hands none to a callable: bind it with `with_`.
+        tokenizer: the same.
         stop_strings: texts that end an answer; they need the tokenizer.
         model_kwargs: what transformers prepares for the model's forward. Only `attention_mask` is read (a parameter of
             that name would be passed twice); the decoder has its own cache.

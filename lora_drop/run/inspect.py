@@ -126,7 +126,8 @@ class Window:
     Args:
         tokens: of the lane, as far as the window's steps have read them.
         start: the first step.
-        lane, full: outputs of all layers at each step, (steps, L, D), of the lane and of the full model.
+        lane: outputs of all layers at each step of the lane, (steps, L, D).
+        full: the same of the full model.
         repaired: by step that a repair ran again, its outputs (L, D) there.
     """
 

@@ -42,7 +42,8 @@ def add_parts(
     Args:
         skipped: layers that may be skipped, which get a bottleneck. Every layer above the lowest of them may run
             behind a skipped one and gets a low-rank change.
-        mlp_width, kept_rank: b and r_k; 0 leaves the part out.
+        mlp_width: b; 0 leaves the part out.
+        kept_rank: r_k; 0 leaves the part out.
         tokens: (B, T) of text, to find the most important neurons with.
     """
     mlp, kept = bank.mlp, bank.kept
@@ -185,7 +186,8 @@ def screened_head(loaded: LoadedModel, windows: Tensor, rank: int, best: int) ->
     Args:
         windows: (N, T) tokens, of which evenly spread ones are read: the preview suits the languages and kinds of text
             that it was made from.
-        rank, best: R and N of `decode.head`; at most what the head has.
+        rank: R of `decode.head`; at most what the head has.
+        best: N of it, the same.
     """
     head = loaded.model.get_output_embeddings().weight
     moment = torch.zeros(head.shape[1], head.shape[1], dtype=torch.float64)

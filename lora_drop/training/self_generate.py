@@ -37,7 +37,8 @@ class Sampling:
     Args:
         seed: of the prompts' order and of the replies.
         max_new_tokens: most tokens of a reply, with its end token.
-        temperature, top_p: temperature 0 is greedy.
+        temperature: 0 is greedy.
+        top_p: the share of probability that is drawn from.
         batch_size: replies that are sampled together; the text depends on it. On a CPU 64 is no faster than 32, and a
             kill costs at most one batch.
     """

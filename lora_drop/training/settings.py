@@ -119,8 +119,11 @@ class TrainJob:
         start: an adapter folder to go on from; parts that it lacks are added.
         held_out: a file of self-generated text that every evaluation reads; None keeps some windows apart for it.
         resume: go on from the last checkpoint in `out`.
-        evaluate_every, checkpoint_every: in steps.
-        model, device, dtype: as `load_model` takes them.
+        evaluate_every: in steps.
+        checkpoint_every: in steps.
+        model: as `load_model` takes it.
+        device: the same.
+        dtype: the same.
 
     Raises:
         LoraDropError: a number below 1.

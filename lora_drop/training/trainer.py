@@ -261,7 +261,8 @@ class Trainer:
         """Train to the end; return the last evaluation.
 
         Args:
-            evaluate_every, checkpoint_every: in steps; both happen at the end too.
+            evaluate_every: in steps, and at the end too.
+            checkpoint_every: in steps, and at the end too.
             progress: called with the steps so far, all of them, and the last one's figures in words.
         """
         main, evaluation = self.accelerator.is_main_process, None

@@ -153,7 +153,7 @@ def test_drafts_that_may_be_rejected_are_not_drawn(monkeypatch):
         for record in records:
             report.add(record)
             drawing._due, start = 0.0, out.tell()
-            draw()
+            draw(0)
             # LoRA-Drop's words begin in the second column of the line below the labels.
             lines = lines_of(out.getvalue()[start:])
             [at] = [n for n, line in enumerate(lines) if "lora_drop: of" in line]

@@ -43,9 +43,11 @@ class NativeWeights:
 
     Args:
         decoder_name: of the decoder that runs them, such as `native (bfloat16)` or `native (q4_1/q8_0 blocks)`.
-        layers, head: structures that point into `memory`.
+        layers: structures that point into `memory`.
+        head: the same, of the head.
         layer_bytes: of each layer the mean bytes of a weight of k and v, of the attention, and of the MLP.
-        head_bytes, part_bytes: the same of the head, and of the parts `linear` and `mlp` of a correction.
+        head_bytes: the same of the head.
+        part_bytes: the same of the parts `linear` and `mlp` of a correction.
         memory: keeps what the structures point to.
         head_rows: of a head in blocks the rows in the model's mapped file, which take no memory.
     """

@@ -31,7 +31,8 @@ class Results(NamedTuple):
 
     Args:
         logits: of the last row, (1, V), or of all, (R, V).
-        choice, entropy: most likely token (rows, 1) and entropy (rows,) of these.
+        choice: most likely token of these, (rows, 1).
+        entropy: of these, (rows,), in nats.
         watched: outputs of the skipped layers for the same rows, (n, rows, D), if the state watches.
         ratios: ||d|| / ||cached|| of the corrected layers, as `Refresher` takes them.
         row_anchors: as in `DecodeState`.

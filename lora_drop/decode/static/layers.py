@@ -86,8 +86,10 @@ def skip(
     """A skipped layer: its output (R, D), and its correction d (R, D), None without one.
 
     Args:
-        anchor, gate: as in `rules.reused`.
-        linear, mlp: as in `correction_of`.
+        anchor: as in `rules.reused`.
+        gate: the same.
+        linear: as in `correction_of`.
+        mlp: the same.
         mlp_norm: the norm before the MLP.
     """
     d = None

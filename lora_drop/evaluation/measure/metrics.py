@@ -37,7 +37,8 @@ def score(full: Tensor, ours: Tensor, targets: Tensor) -> Tensor:
     """`SCORES` of each token, (T, 4).
 
     Args:
-        full, ours: logits (T, V) of the full model and of the lane.
+        full: logits (T, V) of the full model.
+        ours: logits (T, V) of the lane.
         targets: tokens (T,) that follow them.
     """
     full, ours = log_probs(full), log_probs(ours)
@@ -63,7 +64,8 @@ def decode_target(
     """Decode a target with a schedule: prefill on the prompt, then a decode step a token.
 
     Args:
-        prompt_ids, target_ids: at least one token each.
+        prompt_ids: at least one token.
+        target_ids: at least one token.
         after_step: called with the refresher after each decode step.
 
     Returns:

@@ -101,7 +101,8 @@ class LaneReport:
         decode_ms: time of all decode passes.
         full: the full steps, repairs and the last verification included.
         rejected: the LoRA steps whose tokens were rejected.
-        drafts, accepted: tokens of LoRA steps that the full model has verified, and those that it accepted.
+        drafts: tokens of LoRA steps that the full model has verified.
+        accepted: those that it accepted.
         quality: on the baseline's text.
     """
 

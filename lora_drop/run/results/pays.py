@@ -43,7 +43,8 @@ class Field:
     """A number of the calculator.
 
     Args:
-        low, high: its limits.
+        low: its lower limit.
+        high: its upper limit.
         step: of the page's field.
     """
 

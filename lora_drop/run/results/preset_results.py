@@ -101,7 +101,8 @@ def measured_presets(
     """Read the measured figures of the presets on a model.
 
     Args:
-        model, revision: its id, and the fingerprint of its weights.
+        model: its id.
+        revision: the fingerprint of its weights.
         fingerprint_of: gives the fingerprint of the bank that a config takes on it; None without one.
         path: of the file; None is the shipped one.
 

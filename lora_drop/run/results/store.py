@@ -45,7 +45,8 @@ class Kind:
         name: of the file.
         command: that writes it.
         holds: what it holds, for messages: `a sweep`.
-        format, version: as the file names them.
+        format: as the file names it.
+        version: the same.
         shape: what must be in it.
         rows: the name of its list of rows.
         keeps: what is taken over from the file beside the rows.

@@ -23,7 +23,8 @@ class SafeZoneTab:
     """The parts of the tab that the page connects.
 
     Args:
-        map, dial: trigger `input` when a visitor wants to run a setting.
+        map: triggers `input` when a visitor wants to run a setting.
+        dial: the same.
         follow: connects the tab to the state that holds the name of the current model.
     """
 

@@ -52,7 +52,9 @@ class Reader:
         """The answer to a job.
 
         Args:
-            job, texts, arguments: see `run.reading.work`.
+            job: see `run.reading.work`.
+            texts: the same.
+            arguments: the same.
             own: the texts are this server's.
 
         Raises:

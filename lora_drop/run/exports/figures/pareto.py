@@ -152,7 +152,8 @@ def _add_points(
 
     Args:
         points: (speed, bound, y) each.
-        bound, measured: the looks of either trace.
+        bound: the looks of that trace.
+        measured: the looks of the other trace.
     """
     marker = {"size": [0, 11, 0] * len(points), "opacity": 1, **bound.pop("marker")}
     figure.add_scatter(

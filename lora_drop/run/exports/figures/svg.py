@@ -212,7 +212,8 @@ class Axes:
     Args:
         svg: where they are drawn.
         box: of the plot itself; ticks and titles are left of it and below.
-        x, y: the values at its left and right, and at its bottom and top.
+        x: the values at its left and right.
+        y: the values at its bottom and top.
     """
 
     def __init__(self, svg: Svg, box: Box, x: tuple[float, float], y: tuple[float, float]):
