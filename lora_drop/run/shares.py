@@ -17,7 +17,8 @@ class Shares(Generic[Key, Value]):
     So an owner who fills the store pushes out nothing of those who hold less. Not thread-safe.
 
     Args:
-        most, most_bytes: of all values together.
+        most: how many values in all.
+        most_bytes: of all values together.
     """
 
     def __init__(self, most: float = inf, most_bytes: float = inf):
