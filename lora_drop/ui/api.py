@@ -1,24 +1,27 @@
-"""The Gradio API: `/generate`, `/estimate`, `/replay`, `/inspect`, with the settings of the table."""
+"""The Gradio API: `/generate`, `/compare`, `/estimate`, `/replay`, `/inspect`, with the settings of the table."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import Any, Literal, get_type_hints
 
 import gradio as gr
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.cost import kv_bytes, kv_saved, speed_bound
 from lora_drop.method.fields import CALL, RUN, SCHEDULE, Setting
-from lora_drop.method.presets import config_from
+from lora_drop.method.kinds import Choice, Text
+from lora_drop.method.presets import PRESETS, READABLE, config_from
 from lora_drop.method.schedule import baseline_schedule
 from lora_drop.method.settings import BY_NAME, settings_of
 from lora_drop.models.load import LoadedModel, ModelInfo
+from lora_drop.run.report.brief import brief
 from lora_drop.run.request import LORA_DROP, Plan, Request, plan
 from lora_drop.run.trace.records import write_line
-from lora_drop.ui.callbacks import FAILURE, Callbacks
+from lora_drop.run.trace.trace import gather
+from lora_drop.ui.callbacks import COMPARED, FAILURE, Callbacks
 from lora_drop.ui.components import SEE_LOG
 from lora_drop.ui.controls import refuse_private
 from lora_drop.ui.serve import space as zero
@@ -31,6 +34,7 @@ def build_api(calls: Callbacks) -> None:
     """Add the API's functions to the open page."""
     api = functions(calls)
     gr.api(api["generate"], api_name="generate", concurrency_id="gpu", concurrency_limit=1)
+    gr.api(api["compare"], api_name="compare", concurrency_id="gpu", concurrency_limit=1)
     gr.api(api["estimate"], api_name="estimate", queue=False)
     gr.api(api["replay"], api_name="replay")
     gr.api(api["inspect"], api_name="inspect", concurrency_id="inspect", concurrency_limit=1)
@@ -43,21 +47,38 @@ def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
         """Run baseline and LoRA-Drop on a prompt; streams the growing trace (JSON Lines, the format of the file).
 
         An unset option of the schedule takes its value from the preset, or from the command line's defaults.
+
+        Returns:
+            the trace so far: a header, a line for each step of a lane, a summary with the verdict.
         """
         return_memory()
-        with _one_line_errors(calls):
-            model = calls.pool.check(options["model"])
-            run = {one.name: one.read(options[one.name]) for one in settings_of(RUN)}
-            request = Request(prompt=prompt, config=_config(options, model), **run)
-            with closing(calls.run(request, model=model, session=session_of(visitor))) as records:
-                for text, _ in batches(records, write_line):
-                    yield text
+        with _one_line_errors(calls), closing(_run(calls, prompt, visitor, options)) as records:
+            for text, _ in batches(records, write_line):
+                yield text
 
-    def estimate(prompt: str | None = None, **options: Any) -> dict:
+    def compare(prompt: str, visitor: gr.Request | None = None, **options: Any) -> dict[str, Any]:
+        """Write an answer with the full model and with LoRA-Drop, which skips layers, and compare the two.
+
+        Returns:
+            at most 2 kB of JSON: verdict (in words), speed (speedup of LoRA-Drop, its 95% interval, its bound, and a
+            note in place of a speedup that may not be claimed), regret (in nats per token: how much less likely
+            LoRA-Drop's tokens are than the full model's favourites), accepted (share of its drafts), link (repeats the
+            run on the page, relative to its address; null for a long prompt), and for baseline and lora_drop the text
+            (without thoughts; is_cut if it does not fit), tokens, tokens_per_second.
+        """
+        return_memory()
+        with _one_line_errors(calls), closing(_run(calls, prompt, visitor, options)) as records:
+            return brief(gather(records))
+
+    def estimate(prompt: str | None = None, **options: Any) -> dict[str, Any]:
         """Compute the effect of the settings without running a model: skipped layers, speed bound, KV bytes.
 
         With early refreshes (`at_most` is true) bound and saving assume the longest gaps, the most that a run can
         reach. The model must have been loaded before.
+
+        Returns:
+            dropped (the skipped layers), is_baseline, at_most, prompt_tokens, decode_steps, bound (of the speedup,
+            from memory traffic), kv_bytes_baseline, kv_bytes, kv_saved (a share), and config (every setting).
         """
         with _one_line_errors():
             info = calls.pool.info(options["model"])
@@ -66,20 +87,25 @@ def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
             checked = plan(zero.planning(info), request)
             return _estimated(info, checked, len(checked.prompt_ids) if prompt else 0, request)
 
-    def inspect(run_id: str | None = None, trace: str | None = None, lane: str = LORA_DROP, step: int = 0) -> dict:
+    def inspect(
+        run_id: str | None = None, trace: str | None = None, lane: str = LORA_DROP, step: int = 0
+    ) -> dict[str, Any]:
         """Inspect one step of a lane: what each layer did, its drift from the full model, and its logit lens.
 
-        The lane's text up to the step is read again, teacher-forced, after all runs. The answer has prefix_of (the
-        lanes with the same text before the step, on which layers, lens and full are computed), layers (did, drift,
-        lens and full_lens of each), top (for each lane with the step, its five likeliest next tokens after its own
-        prefix_of), full (the full model's five) and refresh (the full pass that followed: the tokens that it ran again
-        and rejected). A token is [text, probability]. The call fails if the weights or adapters have changed.
+        The lane's text up to the step is read again, teacher-forced, after all runs. The call fails if the weights or
+        adapters have changed.
 
         Args:
             run_id: a run that this server still keeps, from the first line that the page receives; or pass trace.
             trace: the text of a trace file (JSON Lines), as generate streams it or the command line writes it.
             lane: baseline, lora_drop or third.
             step: number of the step; 0 is the prefill.
+
+        Returns:
+            prefix_of (the lanes with the same text before the step, on which layers, lens and full are computed),
+            layers (did, drift, lens and full_lens of each), top (for each lane with the step, its five likeliest next
+            tokens after its own prefix_of), full (the full model's five) and refresh (the full pass that followed: the
+            tokens that it ran again and rejected). A token is [text, probability].
         """
         return_memory()
         with _one_line_errors():
@@ -90,6 +116,9 @@ def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
 
         Args:
             trace: the text of a trace file (JSON Lines), as generate streams it or the command line writes it.
+
+        Returns:
+            the page's HTML.
         """
         return_memory()
         with _one_line_errors():
@@ -97,14 +126,25 @@ def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
                 raise LoraDropError("trace must be a text.")
             return calls.reader.ask("html", trace.encode("utf-8", "replace"))
 
+    for function in (replay, inspect):  # Gradio does not read annotations that are texts
+        function.__annotations__ = get_type_hints(function)
     options = settings_of(CALL, SCHEDULE, RUN)
     estimated = [one for one in options if one.of != RUN or one.name == "max_new_tokens"]
     return {
         "generate": _with_parameters(generate, options, "the user's message"),
+        "compare": _with_parameters(compare, COMPARED, "the user's message", preset=READABLE),
         "estimate": _with_parameters(estimate, estimated, "its tokens are counted; 0 without a prompt"),
         "replay": replay,
         "inspect": inspect,
     }
+
+
+def _run(calls: Callbacks, prompt: str, visitor: gr.Request | None, options: dict[str, Any]) -> Any:
+    """The records of a call's run; options that it does not have are at their defaults."""
+    model = calls.pool.check(options["model"])
+    run = {one.name: one.read(options[one.name]) for one in settings_of(RUN) if one.name in options}
+    request = Request(prompt=prompt, config=_config(options, model), **run)
+    return calls.run(request, model=model, session=session_of(visitor))
 
 
 @contextmanager
@@ -124,26 +164,32 @@ def _one_line_errors(calls: Callbacks | None = None) -> Iterator[None]:
         raise gr.Error(f"{FAILURE} {SEE_LOG}") from error  # Gradio prints the traceback
 
 
-def _with_parameters(function: Callable[..., Any], settings: Iterable[Setting], prompt: str) -> Callable[..., Any]:
+def _with_parameters(
+    function: Callable[..., Any], settings: Iterable[Setting], prompt: str, **defaults: Any
+) -> Callable[..., Any]:
     """Give a function of a prompt and options one parameter for each option, where Gradio reads them.
 
     Args:
         prompt: words on the prompt, for the docstring.
+        defaults: in place of the settings' own, by name.
     """
     own = inspect.signature(function, eval_str=True)
     first = own.parameters["prompt"]
     parameters, lines = [first], [f"prompt: {prompt}."]
     for one in settings:
         # A schedule's settings have no default here: they come from the preset.
-        default = one.default if one.of == RUN else None
-        kind = one.kind.python if default is not None else one.kind.python | None
+        default = defaults.get(one.name, one.default if one.of == RUN else None)
+        kind: Any = Literal[words] if (words := _words(one)) else one.kind.python
+        kind = kind if default is not None else kind | None
         parameters.append(
             inspect.Parameter(one.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=kind)
         )
-        lines.append(f"{one.name}: {one.help}; {one.kind.must_be}.")
+        presets = " ".join(f"{name}: {preset.note}" for name, preset in PRESETS.items())
+        lines.append(f"{one.name}: {one.help}; {presets if one.name == 'preset' else f'{one.kind.must_be}.'}")
     if "visitor" in own.parameters:  # Gradio's own argument
         parameters.append(own.parameters["visitor"])
-    signature = own.replace(parameters=parameters)
+    returned = str if inspect.isgeneratorfunction(function) else own.return_annotation  # of each update
+    signature = own.replace(parameters=parameters, return_annotation=returned)
 
     def bound(*args: Any, **kwargs: Any) -> dict[str, Any]:
         call_arguments = signature.bind(*args, **kwargs)
@@ -161,15 +207,24 @@ def _with_parameters(function: Callable[..., Any], settings: Iterable[Setting], 
 
     made: Any = call  # a type checker does not let a function's signature be set
     made.__name__, made.__signature__ = function.__name__, signature
-    made.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": own.return_annotation}
-    made.__doc__ = f"{inspect.getdoc(function)}\n\nArgs:\n" + "".join(f"    {line}\n" for line in lines)
+    made.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": returned}
+    about, _, returns = (inspect.getdoc(function) or "").partition("Returns:")
+    made.__doc__ = f"{about}Args:\n" + "".join(f"    {line}\n" for line in lines) + f"\nReturns:{returns}"
     return made
+
+
+def _words(setting: Setting) -> tuple[str, ...]:
+    """The words that a setting can have in a call; none where it takes others too."""
+    if isinstance(setting.kind, Choice):
+        return setting.kind.words
+    public = setting.kind.public if isinstance(setting.kind, Text) else ()
+    return tuple(PRESETS) if setting.name == "preset" else public
 
 
 def _config(options: dict[str, Any], model: str) -> Any:
     """Read the config from a call's options as the command line does."""
     for one in settings_of(SCHEDULE):
-        if options[one.name] is not None:
+        if options.get(one.name) is not None:
             refuse_private(one, options[one.name])
     texts = {one.name for one in settings_of(SCHEDULE) if one.kind.python is str}
     values = {name: str(value) if name in texts and value is not None else value for name, value in options.items()}

@@ -53,6 +53,11 @@ COUNTABLE = 200_000  # longest prompt whose tokens are counted while it is typed
 PAGE_PLACES = (1, *(3 + [one.name for one in SHOWN].index(name) for name in ("max_new_tokens", "system")), 2)
 _OPTIONS = [one.name for one in settings_of(CALL, SCHEDULE, RUN)]
 API_PLACES = (0, *(1 + _OPTIONS.index(name) for name in ("max_new_tokens", "system", "model")))
+# Options of the API's `compare`, and the places among its values.
+_FEW = ("preset", "model", "max_new_tokens", "temperature", "top_p", "seed", "system", "thinking", "plain")
+COMPARED = [one for one in settings_of(CALL, RUN) if one.name in _FEW]
+_NAMES = [one.name for one in COMPARED]
+COMPARE_PLACES = (0, *(1 + _NAMES.index(name) for name in ("max_new_tokens", "system", "model")))
 FAILURE = "The run failed inside the app."
 
 
@@ -164,7 +169,7 @@ class Callbacks:
         Raises:
             LoraDropError: prompt or tokens are over the limits, or the model is not on the list.
         """
-        places = {"run_page": PAGE_PLACES, "generate": API_PLACES}.get(name)
+        places = {"run_page": PAGE_PLACES, "generate": API_PLACES, "compare": COMPARE_PLACES}.get(name)
         if places is None:
             return
         prompt, tokens, system, model = (values[place] if place < len(values) else None for place in places)

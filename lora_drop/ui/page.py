@@ -101,6 +101,7 @@ def launch(
     gradio_private.ask_no_other_host()
     gradio_private.clean_prints()
     gradio_private.keep_no_values()
+    gradio_private.answer_tools_in_json()
     gradio_private.drop_broken_uploads()
     connections.guard_connections(policy, calls.counters)
     queue = use_fair_queue(demo, policy, calls.counters, calls.check_early, calls.visits)

@@ -81,7 +81,7 @@ def test_a_made_up_setting_is_everywhere_by_its_one_field(tmp_path):
     assert seen["trace"] == 0.25 and seen["flag"] == 0 and seen["refused"] == 2
     assert "made_up must lie between 0 and 1, got 7.0" in done.stderr
     assert seen["page"] == "Made up" and seen["sweep"] == "0.5"
-    assert seen["api"] == [True, True, False, False], "/generate, /estimate; not /replay, /inspect"
+    assert seen["api"] == [True, False, True, False, False], "/generate, /estimate; not /compare, /replay, /inspect"
     assert seen["link"][0] | {"kind": "number", "off": True, "low": 0, "high": 1} == seen["link"][0]
     (line,) = seen["docs"]
     assert "a made-up setting" in line

@@ -50,9 +50,8 @@ NOT_HERE = {
     "needs cards": (r"accelerate launch --multi_gpu --num_processes 8",),
     "never ends": (r'python -c "while True',),
 }
-for package, start in (("lm_eval", r"python -m lora_drop\.evaluation\.harness"), ("mcp", r"lora-drop page --mcp")):
-    if importlib.util.find_spec(package) is None:
-        NOT_HERE[f"needs the package {package}"] = (start,)
+if importlib.util.find_spec("lm_eval") is None:
+    NOT_HERE["needs the package lm_eval"] = (r"python -m lora_drop\.evaluation\.harness",)
 # The commands that take minutes to hours -> what they print once they are at work.
 BEGINS = {
     r"python -m lora_drop train --(?!model)|ACCELERATE\S+ ": r"memory: |\d+ of \d+ texts",

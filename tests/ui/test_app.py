@@ -1,6 +1,5 @@
 """app.py's own mistakes: one line, exit code 2, before anything loads."""
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -19,11 +18,6 @@ APP = ROOT / "app.py"
     [
         (["--model", "random:nope"], "no random shape 'nope'"),
         (["--device", "toaster"], "unknown device 'toaster'"),
-        pytest.param(
-            ["--mcp"],
-            "pip install 'gradio[mcp]'",
-            marks=pytest.mark.skipif(importlib.util.find_spec("mcp") is not None, reason="mcp is installed"),
-        ),
     ],
 )
 def test_a_mistake_is_one_line(options, words):

@@ -424,7 +424,6 @@ def test_routes_without_a_class_are_closed(page, capfd):
 
 def test_a_visitor_of_mcp_has_an_address_and_no_session(tiny, monkeypatch):
     """Before: Gradio made all their calls from 127.0.0.1, and in one session: one run waited for all of them."""
-    pytest.importorskip("mcp")
     demo = build_app(ModelPool(tiny), Policy(public=True, limits=PUBLIC, hosts=LOOPBACK))
     launch(demo, ME, port := free_port(), block=False, mcp=True)
     addresses, sessions, serve = [], [], demo._queue.turns["gpu"].serve

@@ -1,5 +1,6 @@
 """The start of the page where the temporary files are not its own."""
 
+import importlib.util
 import os
 import signal
 import sys
@@ -17,6 +18,12 @@ from lora_drop.ui import page, start
 from scripts.space_check import free_port, server
 from tests.support import ROOT
 from tests.support.page import wait_until
+
+
+def test_mcp_without_its_package_is_one_line(monkeypatch):
+    monkeypatch.setattr(start, "find_spec", lambda name: None if name == "mcp" else importlib.util.find_spec(name))
+    with pytest.raises(LoraDropError, match=r"pip install 'gradio\[mcp\]'"), ExitStack() as ending:
+        start._serve(start._parser("app.py").parse_args(["--mcp"]), ending)
 
 
 @pytest.fixture

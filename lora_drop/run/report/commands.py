@@ -5,9 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 from lora_drop.method.fields import RUN, SCHEDULE, Setting
-from lora_drop.method.settings import settings_of
+from lora_drop.method.kinds import Layers
+from lora_drop.method.settings import BY_NAME, settings_of
 
 COMMAND = "python -m lora_drop run"
 
@@ -31,6 +33,18 @@ def commands_of(header: Any) -> dict[str, str]:
         "command": _command(header.prompt, model, dtype, schedule, run),
         "python": _python(header.prompt, model, dtype, schedule, run),
     }
+
+
+def link_of(header: Any) -> str:
+    """A link, relative to the page, that sets prompt and settings as in the run of a header: as the page's own link
+    (assets/js/export/link.js), without the hashes of the texts."""
+    values = {**header.main["config"], **dict(_changed(RUN, {**header.sampling, "seed": header.seed}))}
+    shown = [BY_NAME["compare"], *(one for one in settings_of(SCHEDULE, RUN) if one.label)]
+    written = {
+        one.name: one.kind.write(values.get(one.name)) for one in shown if one.of == SCHEDULE or one.name in values
+    }
+    written = {name: text for name, text in written.items() if text or BY_NAME[name].kind.name != Layers.name}
+    return f"?{urlencode({'prompt': header.prompt, 'compare': '', **written}, errors='replace')}"
 
 
 def _changed(owner: str, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:

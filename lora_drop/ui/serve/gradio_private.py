@@ -10,6 +10,8 @@ The start checks that what is replaced is still there (`changes`): a private pag
   name whose progress was asked for. Here the part is deleted, an upload is one file, and few names are remembered.
 - **States of sessions.** Gradio drops the longest silent of all sessions. Here the address with most makes room.
 - **Prints.** Gradio prints what a visitor sent, control characters too. Here it prints one clean line.
+- **Programs.** Gradio leaves the descriptions of the API's parameters and answers empty, and gives an MCP client
+  Python's own form of a dictionary. Here the descriptions are those of the docstrings, and the answer is JSON.
 - **Unreadable calls.** Gradio answers an unknown function or parameter, or an unreadable value, with status 500 and a
   traceback in the log, and repeats a wrong body in its answer, which fails for NaN or bytes. Here each is status 4xx
   with one line.
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import sys
 import traceback
 from collections import defaultdict
@@ -34,8 +37,10 @@ import safehttpx
 from fastapi.exceptions import RequestValidationError
 from gradio import blocks, queueing, route_utils, routes, state_holder
 from gradio.context import LocalContext
+from gradio.mcp import GradioMCPServer
 from gradio.route_utils import FnIndexInferError, GradioMultiPartParser, GradioUploadFile
 from gradio.state_holder import SessionState, StateHolder
+from gradio.utils import get_function_description
 from gradio_client import utils as client_utils
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -160,6 +165,19 @@ _PARSERS: ContextVar[list[GradioMultiPartParser]] = ContextVar("uploads of this 
 _PARSE = GradioMultiPartParser.parse
 
 
+def answer_tools_in_json() -> None:
+    """Have an MCP tool's answer be JSON, in the whole process: Gradio writes Python's own form of a dictionary."""
+    GradioMCPServer.postprocess_output_data = _postprocess  # type: ignore[assignment, method-assign]
+
+
+def _postprocess(self: GradioMCPServer, data: Any, root_url: str) -> Any:
+    texts = [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in data]
+    return _POSTPROCESS(self, texts, root_url)
+
+
+_POSTPROCESS = GradioMCPServer.postprocess_output_data
+
+
 def clean_prints() -> None:
     """Have Gradio print as one line without control characters what a visitor may have sent, in the whole process."""
     for module in (routes, queueing, route_utils):
@@ -175,6 +193,7 @@ def _print(*values: object, **options: Any) -> None:
 _METHODS = (
     (SessionState, "_update_value_in_config", "self key value"),
     (StateHolder, "update", "self session_id"),
+    (GradioMCPServer, "postprocess_output_data", "self data root_url"),
     (gr.Blocks, "preprocess_data", "self block_fn inputs state explicit_call"),
     (gr.Blocks, "process_api", "self block_fn inputs state request"),
     (queueing.Queue, "__init__", "self live_updates concurrency_count update_intervals max_size blocks"),
@@ -248,6 +267,18 @@ class Blocks(gr.Blocks):
             raise gr.Error(_sendable(error.message), error.duration, error.visible, error.title, False) from None
         except Exception:
             raise gr.Error("a value of this call cannot be read.", print_exception=False) from None
+
+    def get_api_info(self, *args: Any, **kwargs: Any) -> Any:
+        """What `view_api` prints, with the descriptions of the functions' docstrings."""
+        info = super().get_api_info(*args, **kwargs)
+        functions = {f"/{one.api_name}": one.fn for one in self.fns.values() if one.fn}
+        for name, endpoint in info["named_endpoints"].items():
+            _, parameters, returns = get_function_description(functions[name])
+            for one in endpoint["parameters"]:
+                one["python_type"]["description"] = parameters.get(one["parameter_name"], "")
+            for one in endpoint["returns"]:
+                one["python_type"]["description"] = " ".join(returns)
+        return info
 
     async def process_api(self, *args: Any, **kwargs: Any) -> Any:
         """Run the call as Gradio does, and mark the request if it failed with a one-line error."""
