@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 MAX_CHARACTERS = 600  # of a message
-# The packages themselves, as in pyproject.toml: this program is not on the package index under a name of its own.
-GET_PAGE = "pip install 'gradio>=6.24,<7' 'plotly>=7.0,<8'"
+# The package itself, as in pyproject.toml: this program is not on the package index under a name of its own.
+GET_PAGE = "pip install 'gradio>=6.24,<7'"
 
 
 class LoraDropError(ValueError):
@@ -81,10 +81,3 @@ def is_out_of_memory(error: BaseException) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, RuntimeError) and any(word in str(error) for word in words))
     )
-
-
-def missing_extra(error: ModuleNotFoundError) -> str | None:
-    """The line for a package of the wheel's extra `page` that is not installed; None for another package."""
-    if error.name not in ("gradio", "plotly"):
-        return None
-    return f"this needs the package {error.name}: {GET_PAGE}"

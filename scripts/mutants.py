@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKERS = 2
 LIBRARIES = (  # what tests import and no mutant changes
     *("pytest", "hypothesis", "jsonschema", "torch", "safetensors.torch", "pydantic", "huggingface_hub", "filelock"),
-    *("tokenizers", "gguf", "gradio", "plotly.graph_objects", "plotly.subplots", "accelerate", "pydantic.dataclasses"),
+    *("tokenizers", "gguf", "gradio", "accelerate", "pydantic.dataclasses"),
     "transformers.models.auto.tokenization_auto",
     *(f"transformers.models.{name}.modeling_{name}" for name in ("llama", "mistral", "qwen2", "qwen3")),
 )

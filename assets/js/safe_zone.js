@@ -1,7 +1,6 @@
 /* The Safe zone tab: its map, the break-it dial and its figures. Python makes every word, band of colour and figure
  * (lora_drop/ui/safe_zone/views.py); the scripts draw them, and hand on the setting that a visitor chooses to run. */
 
-import { plotly } from "./charts/plotly.js";
 import { find, make } from "./dom.js";
 
 /** @typedef {import("./records.js").Props} Props */
@@ -10,11 +9,6 @@ import { find, make } from "./dom.js";
 
 const MARKS = { safe: "✓", frontier: "◆", paper: "P" };
 const NARROW = 700; // width below which a figure's parts are stacked, in pixels
-const CONFIG = {
-  displaylogo: false,
-  modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]], // no button that contacts another host
-  toImageButtonOptions: { width: 1600, height: 900, scale: 2 },
-};
 
 /**
  * Mount the map: props.value is a result of map_of, or a text. A visible map without a value asks for it; pressing a cell
@@ -164,8 +158,8 @@ export function mountDial(element, props, watch, trigger) {
 const theme = () => (document.body.classList.contains("dark") ? "dark" : "light");
 
 /**
- * Mount a figure: props.value is {title, note, columns, rows, wide, narrow}, the last two with a plotly figure for each
- * theme, or a text that says why there is none.
+ * Mount a figure: props.value is {title, note, columns, rows, wide, narrow}, the last two with an SVG for each theme,
+ * or a text that says why there is none.
  *
  * @param {HTMLElement} element
  * @param {import("./records.js").Props} props
@@ -173,7 +167,6 @@ const theme = () => (document.body.classList.contains("dark") ? "dark" : "light"
  */
 export function mountFigure(element, props, watch) {
   const frame = find(element, ".ld-figure");
-  /** @type {import("./charts/plotly.js").Plot} */
   const plot = find(element, ".ld-figure-plot");
   let drawn = ""; // shape and theme of the current figure
 
@@ -183,22 +176,17 @@ export function mountFigure(element, props, watch) {
     const width = plot.clientWidth;
     const shape = width < NARROW ? "narrow" : "wide";
     const variant = `${shape} ${theme()}`;
-    if (typeof value === "string" || !width) return;
+    if (typeof value === "string" || !width || (!force && variant === drawn)) return;
     frame.dataset.shape = shape;
-    if (!force && variant === drawn) {
-      plotly().Plots.resize(plot);
-      return;
-    }
     drawn = variant;
-    // Plotly writes into its arguments, and the value must not change for the other theme.
-    const { data, layout } = structuredClone(value[shape][theme()]);
-    plotly().react(plot, data, { ...layout, autosize: true }, CONFIG);
+    const { documentElement } = new DOMParser().parseFromString(value[shape][theme()], "image/svg+xml");
+    plot.replaceChildren(document.importNode(documentElement, true));
   }
 
   function take() {
     describe(element, props.value);
     if (typeof props.value !== "string") return draw(true);
-    if (drawn) plotly().purge(plot);
+    plot.replaceChildren();
     drawn = "";
   }
 
@@ -216,7 +204,7 @@ function describe(element, value) {
   find(element, ".ld-empty").textContent = empty ? value : "";
   find(element, "h3").textContent = empty ? "" : value.title;
   find(element, "figcaption small").textContent = empty ? "" : value.note;
-  // The role is a group because it contains plotly's buttons; the table below has every number.
+  // The table below has every number.
   const plot = find(element, ".ld-figure-plot");
   for (const [name, text] of Object.entries({ role: "group", "aria-label": `${value.title}. ${value.note}` })) {
     if (empty) plot.removeAttribute(name);

@@ -30,7 +30,7 @@ from lora_drop.cli import (
     train,
 )
 from lora_drop.cli.arguments import Parser
-from lora_drop.errors import LoraDropError, is_out_of_memory, missing_extra
+from lora_drop.errors import LoraDropError, is_out_of_memory
 from lora_drop.runtime import VERSION, check_versions, one_line_warnings
 
 BAD_INPUT = 2
@@ -71,8 +71,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, LoraDropError):
             return _end(str(error))
-        if isinstance(error, ModuleNotFoundError) and (line := missing_extra(error)):
-            return _end(line)
         if is_out_of_memory(error):
             return _end("out of memory: take shorter texts, smaller batches, a smaller model or another device.")
         raise

@@ -53,7 +53,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--limit", type=int, help="only the first N prompts")
     parser.add_argument("--context-tokens", type=int, help="keep only the prompt's last N tokens")
     parser.add_path("--before", "PRESETS.json", "presets to show beside, in grey")
-    parser.add_path("--out", "DIR", "gets recommend.json and frontier.html; goes on where it ended")
+    parser.add_path("--out", "DIR", "gets recommend.json and frontier.svg; goes on where it ended")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     base = config_from({name: getattr(args, name) for name in COMMON}, args.model)
     prompts = read_data_prompts(args)
     from lora_drop.evaluation.search import Limits, loss_of, search
-    from lora_drop.run.exports.figures.pages import write_frontier
+    from lora_drop.run.exports.figures.sweep import write_frontier
     from lora_drop.run.results.files import PRESETS_FILE, SEARCH
 
     limits = Limits(args.max_loss, args.max_loss if args.max_regret is None else args.max_regret)

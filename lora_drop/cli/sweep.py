@@ -54,9 +54,9 @@ def add(commands: Commands) -> None:
         help="layers, the cheapest to skip first: a ratio skips the first ones, not evenly spaced ones",
     )
     parser.add_out("gets sweep.csv and sweep.json; goes on where it ended")
-    figures = add_command(commands, "sweep-figures", run_figures, "a sweep as self-contained HTML")
+    figures = add_command(commands, "sweep-figures", run_figures, "a sweep as drawings (SVG)")
     figures.add_path("folder", "DIR", "where sweep wrote sweep.json")
-    figures.add_out("gets heatmaps.html and pareto.html")
+    figures.add_out("gets a map for each rule, and speed against each quality")
     figures.add_argument("--theme", default="light", help="light (default) or dark")
 
 
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
 
 def run_figures(args: argparse.Namespace) -> None:
     """Run the command `sweep-figures`."""
-    from lora_drop.run.exports.figures.pages import write_figures
+    from lora_drop.run.exports.figures.sweep import write_figures
     from lora_drop.run.results.files import SWEEP
 
     paths = [str(path) for path in write_figures(SWEEP.read(args.folder / SWEEP.name), args.out, args.theme)]

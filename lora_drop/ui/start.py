@@ -102,8 +102,8 @@ def _serve(args: argparse.Namespace, ending: ExitStack, **more: bool) -> str:
 
     Raises LoraDropError or OSError if it cannot start.
     """
-    if find_spec("gradio") is None or find_spec("plotly") is None:
-        raise LoraDropError(f"the page needs Gradio and plotly: {GET_PAGE}")
+    if find_spec("gradio") is None:
+        raise LoraDropError(f"the page needs Gradio: {GET_PAGE}")
     if args.mcp and find_spec("mcp") is None:
         raise LoraDropError("--mcp needs one more package: pip install 'gradio[mcp]'.")
     # Gradio reads this variable when it is imported, and writes to the folder before the page is up.

@@ -150,7 +150,7 @@ def _modules_after(*calls):
     return set(done.stdout.splitlines()[-1].split())
 
 
-SLOW = {"torch", "transformers", "numpy", "gradio", "plotly"}
+SLOW = {"torch", "transformers", "numpy", "gradio"}
 
 
 def test_help_and_mistakes_need_no_torch():

@@ -106,13 +106,12 @@ def test_a_sweep_that_meets_a_full_disk(command, capsys, tmp_path, size):
     assert len(rows) == 2 and len((out / "sweep.csv").read_text().splitlines()) == 3
 
 
-def test_figures_and_replays_that_meet_a_full_disk(command, capsys, tmp_path, monkeypatch):
+def test_figures_and_replays_that_meet_a_full_disk(command, capsys, tmp_path):
     """`--trace` on a full disk from the start is in test_cli.py."""
-    monkeypatch.setattr("lora_drop.run.exports.figures.pages._page", lambda figures, theme, title: "a page")
     out = tmp_path / "out"
     out.mkdir()
     (out / "sweep.json").write_text(SHIPPED_SWEEP.read_text())
-    on_a_full_disk(tmp_path / "figures" / "pareto.html")
+    on_a_full_disk(tmp_path / "figures" / "pareto-own.svg")
     capsys.readouterr()
     assert main(["sweep-figures", str(out), "--out", str(tmp_path / "figures")]) == 2
     assert last_line(capsys) == "lora_drop: cannot write the figures to figures: No space left on device."

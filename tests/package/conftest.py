@@ -11,7 +11,7 @@ import pytest
 
 from lora_drop.paths import CHECKOUT
 
-PAGE = re.compile("gradio|hf_gradio|plotly|_plotly", re.IGNORECASE)
+PAGE = re.compile("gradio|hf_gradio", re.IGNORECASE)
 
 
 @pytest.fixture(scope="session")

@@ -59,13 +59,22 @@ def test_its_space_is_the_checkouts(bare, tmp_path):
     assert json.loads(done.stdout)["files"] == checkouts
 
 
-@pytest.mark.parametrize("command", ["page", "sweep-figures grid --out figures"])
-def test_without_the_page_extra_a_line_names_it(bare, tmp_path, command):
-    (tmp_path / "grid").symlink_to(ASSETS / "sweeps")
-    (tmp_path / "run.jsonl").symlink_to(CHECKOUT / "tests" / "corpus" / "traces" / "good_three_lanes.jsonl")
-    done = call(bare / "lora-drop", *command.split(), cwd=tmp_path)
+def test_without_the_page_extra_a_line_names_it(bare, tmp_path):
+    done = call(bare / "lora-drop", "page", cwd=tmp_path)
     assert done.returncode == 2 and GET_PAGE in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_without_extras_it_draws(bare, tmp_path):
+    (tmp_path / "grid").symlink_to(ASSETS / "sweeps")
+    (tmp_path / "run.jsonl").symlink_to(CHECKOUT / "tests" / "corpus" / "traces" / "good_three_lanes.jsonl")
+    for command in (
+        "replay run.jsonl --html run.html --svg run.svg --png run.png",
+        "sweep-figures grid --out figures",
+    ):
+        done = call(bare / "lora-drop", *command.split(), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_it_opens_the_page(programs, tmp_path):

@@ -1,7 +1,7 @@
 """The figures of a sweep: every number is the sweep's, the paper's are the paper's, and texts stay texts."""
 
 import json
-import re
+from xml.etree import ElementTree
 
 import pytest
 
@@ -10,10 +10,16 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method import paper
 from lora_drop.method.cost import ModelShape
 from lora_drop.models.random_weights import LARGE_SHAPES
-from lora_drop.run.exports.figures.heatmaps import PANELS, sweep_heatmaps
-from lora_drop.run.exports.figures.pages import write_figures, write_frontier
-from lora_drop.run.exports.figures.pareto import frontier_figure, pareto
-from lora_drop.run.results.rows import QUALITIES, Group, groups
+from lora_drop.run.exports.figures.sweep import (
+    PANELS,
+    frontier_figure,
+    pareto,
+    sweep_map,
+    write_figures,
+    write_frontier,
+)
+from lora_drop.run.results.rows import QUALITIES, Group, groups, percent
+from tests.support.golden import check_golden_text
 
 OURS = Group("residual", "block", "none", "")
 BANK = OURS._replace(adapters="bank")
@@ -44,70 +50,61 @@ def sweep():
     return {"model": {"id": "m", "dtype": "float32"}, "device": {"name": "d"}, "data": {"file": "f"}, "rows": rows}
 
 
-def texts(figure):
-    """Every string that plotly gets."""
-    return [json.loads(one) for one in re.findall(r'"(?:[^"\\]|\\.)*"', figure.to_json())]
+def texts(svg, tag="text"):
+    """Every text of a drawing, or every text at the pointer (`title`)."""
+    return [one.text or "" for one in ElementTree.fromstring(svg).iter(f"{{http://www.w3.org/2000/svg}}{tag}")]
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_cells_are_the_rows(sweep, theme):
-    figure = sweep_heatmaps(sweep, OURS, theme)
-    maps = {trace.name: trace for trace in figure.data if trace.type == "heatmap"}
-    words = [trace for trace in figure.data if trace.type == "scatter"]
-    assert list(maps) == [panel[0] for panel in PANELS]
-    cells = {(f"{r['drop_ratio']:g}", f"{r['period']:g}"): r for r in sweep["rows"] if r["adapters"] == "none"}
-    for (name, _, form), shown in zip(PANELS, words, strict=True):
-        trace = maps[name]
-        assert (trace.x, trace.y) == (("0.25", "0.5", "0.75"), ("1", "2", "8"))
-        printed = {(x, y): text for x, y, text in zip(shown.x, shown.y, shown.text, strict=True)}
-        for j, y in enumerate(trace.y):
-            for i, x in enumerate(trace.x):
-                value = cells.get((x, y), {}).get(name)
-                assert trace.z[j][i] == value
-                assert printed[x, y] == ("–" if value is None else form(value))
-    assert maps["speedup"].zmin == maps["bound"].zmin and maps["speedup"].zmax == maps["bound"].zmax
+def test_a_sweep_is_drawn_as_it_was(sweep, found, theme):
+    check_golden_text(f"map-{theme}.svg", sweep_map(sweep, OURS, theme))
+    check_golden_text(f"pareto-{theme}.svg", pareto(sweep, "own", theme))
+    check_golden_text(f"frontier-{theme}.svg", frontier_figure(found, theme))
+
+
+def test_the_cells_are_the_rows(sweep):
+    drawn = texts(sweep_map(sweep, OURS))
+    cells = [r for r in sweep["rows"] if r["adapters"] == "none"]
+    for name, title, form in PANELS:
+        assert title in drawn
+        values = [r[name] for r in cells if r.get(name) is not None]
+        assert all(form(value) in drawn for value in values)
+    hovers = texts(sweep_map(sweep, OURS), "title")
+    assert sum("drop ratio 0.25, period 8" in words for words in hovers) == len(PANELS)
 
 
 def test_the_papers_safe_zone_is_outlined_as_the_papers(sweep):
-    figure = sweep_heatmaps(sweep, OURS)
-    assert [(s.x0, s.x1, s.y0, s.y1) for s in figure.layout.shapes] == [(-0.5, 1.5, -0.5, 1.5)] * len(PANELS)
-    assert texts(figure).count("the paper's safe zone") == len(PANELS)
-    words = next(text for text in texts(figure) if "The paper's own speed" in text)
+    drawn = sweep_map(sweep, OURS)
+    assert texts(drawn, "title").count("the paper's safe zone") == len(PANELS) and drawn.count("stroke-dasharray") == 5
+    words = "\n".join(texts(drawn))
     assert "second-hand" in words and "1.68x to 1.73x" in words and "2.35x to 2.60x" in words
     sweep["rows"] = [row(0.75, 8, 0.1, 2.0, 1.6)]
-    assert not sweep_heatmaps(sweep, OURS).layout.shapes
+    assert "stroke-dasharray" not in sweep_map(sweep, OURS)
 
 
 @pytest.mark.parametrize("quality", QUALITIES)
 def test_the_points_are_the_rows(sweep, quality):
-    column = QUALITIES[quality][0]
-    figure = pareto(sweep, quality)
-    traces = {trace.name: trace for trace in figure.data}
+    column, title, _ = QUALITIES[quality]
+    drawn = pareto(sweep, quality)
     measured = [r for r in sweep["rows"] if r["period"] > 1 and None not in (r["speedup"], r[column])]
-    for name, adapters in (
-        ("residual · whole layers · no adapters", "none"),
-        ("residual · whole layers · adapters bank", "bank"),
-    ):
-        own = [r for r in measured if r["adapters"] == adapters]
-        points, twins = traces[name], traces[f"{name}: bound"]
-        assert points.x == tuple(r["speedup"] for r in own) and points.y == tuple(r[column] for r in own)
-        assert twins.x[1::3] == tuple(r["bound"] for r in own) and twins.x[::3] == points.x
-    front = traces["Pareto front"]
-    assert list(front.x) == [1.15, 1.3, 1.6]  # 1.1 and 1.2 are slower and worse than others
-    assert front.y == tuple(next(r[column] for r in measured if r["speedup"] == x) for x in front.x)
-    better_is_up = figure.layout.yaxis2.autorange != "reversed"
-    assert better_is_up == (quality == "agreement")
+    hovers = texts(drawn, "title")
+    for r in measured:
+        (*_, words) = [text for text in hovers if f"measured {r['speedup']:.2f}x, bound" in text]
+        assert f"drop ratio {r['drop_ratio']:g}, period {r['period']:g}" in words
+    labels = texts(drawn)
+    assert {"residual · whole layers · no adapters", "residual · whole layers · adapters bank", title} <= set(labels)
+    # The front's labels: 1.1 and 1.2 are slower and worse than others.
+    assert {"p 0.25, w 8", "p 0.75, w 8"} <= set(labels) and "p 0.25, w 2" not in labels
 
 
 def test_the_papers_points_are_marked_as_the_papers(sweep):
-    figure = pareto(sweep)
-    own = next(trace for trace in figure.data if "PAPER'S" in (trace.name or ""))
-    assert own.x == tuple(r.speedup for r in paper.ROWS) and own.y == tuple(r.model for r in paper.ROWS)
-    assert own.yaxis == "y" and next(t for t in figure.data if t.name == "Pareto front").yaxis == "y2"
-    for r, label, hover in zip(paper.ROWS, own.text, own.hovertext, strict=True):
-        assert f"{r.accuracy - r.accuracy_full:+.1f}" in label
-        assert "The paper's" in hover and paper.LABEL in hover and f"{r.bound:.2f}x" in hover
-    assert any("PAPER'S own points" in text and "second-hand" in text for text in texts(figure))
+    drawn = pareto(sweep)
+    hovers = [words for words in texts(drawn, "title") if words.startswith("The paper's: ")]
+    assert len(hovers) == 2 * len(paper.ROWS)
+    for r in paper.ROWS:
+        assert f"p {r.drop_ratio:g}, k {r.k}: accuracy {r.accuracy - r.accuracy_full:+.1f}" in texts(drawn)
+        assert any(paper.LABEL in words and f"{r.bound:.2f}x" in words and r.model in words for words in hovers)
+    assert any("PAPER'S own points" in text and "second-hand" in text for text in texts(drawn))
 
 
 def test_the_papers_table_lies_above_its_bounds():
@@ -122,18 +119,14 @@ def test_the_papers_table_lies_above_its_bounds():
 def test_hostile_names_stay_text(sweep, tmp_path, capsys):
     sweep["model"]["id"] = sweep["device"]["name"] = sweep["data"]["file"] = HOSTILE
     sweep["rows"] = [r | {"reuse": HOSTILE, "adapters": HOSTILE} for r in sweep["rows"]]
-    for figure in (sweep_heatmaps(sweep, Group(HOSTILE, "block", HOSTILE, "")), pareto(sweep)):
-        shown = texts(figure)
-        assert any("&lt;script&gt;" in text for text in shown)
-        assert not any("<script" in text or "<b>x" in text or "<a " in text for text in shown)
-        assert not any(trace.hovertemplate for trace in figure.data)  # %{x} is only read there
     (tmp_path / "sweep.json").write_text(json.dumps(sweep))
     assert main(["sweep-figures", str(tmp_path), "--out", str(tmp_path / "figures")]) == 0
-    assert capsys.readouterr().out.split() == [str(tmp_path / "figures" / n) for n in ("heatmaps.html", "pareto.html")]
-    for name in ("heatmaps.html", "pareto.html"):
-        page = (tmp_path / "figures" / name).read_text()
-        assert "<script>alert" not in page and "cdn.plot.ly" not in page.split("<body>")[0]
-        assert page.count("plotly.js v") == 1
+    names = ["map-1.svg", *(f"pareto-{quality}.svg" for quality in QUALITIES)]
+    assert capsys.readouterr().out.split() == [str(tmp_path / "figures" / name) for name in names]
+    for name in names:
+        drawn = (tmp_path / "figures" / name).read_text()
+        assert "<script" not in drawn and "<b>" not in drawn and "<a " not in drawn
+        assert any(HOSTILE[:9] in text for text in texts(drawn))
 
 
 @pytest.fixture
@@ -160,48 +153,44 @@ def found():
 
 
 def test_a_searchs_points_are_its_rows_and_only_lora_drops_are_the_front(found):
-    figure = frontier_figure(found)
-    traces = {trace.name: trace for trace in figure.data}
-    plain = traces["repair · accept 0 · head full"]
-    assert (plain.x, plain.y) == ((1.1, 1.3), (0.1, 0.3)), "a row without a loss is no point"
-    assert plain.error_x.array == pytest.approx((0.1, 0.05)) and plain.error_x.arrayminus == pytest.approx((0.05, 0.1))
-    front = traces["Pareto front"]
-    assert (list(front.x), list(front.y)) == ([1.2, 1.3], [0.08, 0.3]), "1.1 is slower and worse than 1.2"
-    assert front.text == ("\u20028 layers, w 4",) * 2
-    alone = next(trace for name, trace in traces.items() if name.startswith("full model, screened head"))
-    assert (alone.x, alone.y) == ((1.25,), (0.01,))
-    assert (traces["presets before"].x, traces["presets before"].y) == ((1.36,), (0.5,))
-    assert any("1 presets before lie below" in text for text in texts(figure))
-    assert (traces["the fastest within the limit"].x, traces["the fastest within the limit"].y) == ((1.2,), (0.08,))
-    assert {shape.y0 for shape in figure.layout.shapes if shape.y0 == shape.y1} == {0.15, 0.09}
-    assert figure.layout.yaxis.autorange == "reversed"
+    drawn = frontier_figure(found)
+    hovers, labels = texts(drawn, "title"), texts(drawn)
+    assert len(hovers) == 5, "a row without a loss is no point, nor is a preset far below"
+    assert sum("speed 1.10x (1.05x to 1.20x)" in words for words in hovers) == 1
+    assert labels.count("8 layers, w 4") >= 1 and "4 layers, w 4" not in labels, "1.1 is slower and worse than 1.2"
+    legend = {
+        "repair · accept 0 · head full",
+        "presets before",
+        "the fastest within the limit",
+        "limit",
+        "limit with accept",
+    }
+    assert legend <= set(labels) and any(text.startswith("full model, screened head") for text in labels)
+    assert any("1 presets before lie below" in text for text in labels)
 
 
 def test_a_searchs_names_stay_text_and_an_empty_one_says_so(found, tmp_path):
     found["before"][0]["preset"] = HOSTILE
     found["rows"] = [r | {"adapters": HOSTILE, "head": HOSTILE} for r in found["rows"]]
-    shown = texts(frontier_figure(found))
-    assert any("&lt;script&gt;" in text for text in shown)
-    assert not any("<script" in text or "<b>x" in text or "<a " in text for text in shown)
-    (page,) = write_frontier(found, tmp_path)
-    assert page.name == "frontier.html" and "<script>alert" not in page.read_text()
+    (path,) = write_frontier(found, tmp_path)
+    drawn = path.read_text()
+    assert path.name == "frontier.svg" and "<script" not in drawn and HOSTILE in "".join(texts(drawn, "title"))
     empty = frontier_figure(found | {"rows": [], "recommended": None})
-    assert not empty.data and any("No setting has" in text for text in texts(empty))
+    assert any("No setting has" in text for text in texts(empty))
 
 
 @pytest.mark.parametrize("rows", [[], [row(0.5, 2, None, None, None)]])
 def test_an_empty_sweep_says_so(rows):
     for quality in QUALITIES:
-        figure = pareto({"rows": rows}, quality)
-        assert not figure.data and any("no point" in text for text in texts(figure))
-    figure = sweep_heatmaps({"rows": rows}, OURS._replace(reuse="state"))
-    assert not figure.data and any("no point of this rule" in text for text in texts(figure))
+        assert any("no point" in text for text in texts(pareto({"rows": rows}, quality)))
+    figure = sweep_map({"rows": rows}, OURS._replace(reuse="state"))
+    assert any("no point of this rule" in text for text in texts(figure))
 
 
 def test_the_baseline_belongs_to_every_group_of_its_rule(sweep):
     assert groups(sweep) == [OURS, BANK]
-    speeds = next(t for t in sweep_heatmaps(sweep, BANK).data if t.name == "speedup")
-    assert [list(line) for line in speeds.z] == [[1.0, None], [None, 1.15]]
+    drawn = texts(sweep_map(sweep, BANK))
+    assert drawn.count("1.00x") == 1 and drawn.count("1.15x") == 1 and "1.10x" not in drawn
     assert groups({"rows": [row(0.5, 1, None, 0.0, 1.0)]}) == [OURS]
 
 
@@ -210,9 +199,9 @@ def test_ways_that_differ_in_what_else_is_set_do_not_mix(sweep):
     sweep["rows"].append(row(0.25, 2, 0.99, 0.0, 1.05) | exact)
     ways = groups(sweep)
     assert ways[-1][:3] == OURS[:3] and "accept 0.1" in ways[-1].others
-    for way, speed in ((OURS, 1.1), (ways[-1], 1.05)):
-        speeds = next(t for t in sweep_heatmaps(sweep, way).data if t.name == "speedup")
-        assert speeds.z[1][0] == speed, "period 2 stands above the baseline's"
+    for way, own, other in ((OURS, 0.9, 0.99), (ways[-1], 0.99, 0.9)):
+        drawn = texts(sweep_map(sweep, way))
+        assert percent(own) in drawn and percent(other) not in drawn
 
 
 def test_words_that_do_not_exist(sweep, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""A recorded run as one HTML file that needs nothing else: the page's own live view, its scripts, plotly and the run.
+"""A recorded run as one HTML file that needs nothing else: the page's live view, its scripts, plotly.js and the run.
 
 It opens from a disk, and its Content-Security-Policy forbids any network. Prompt, tokens, labels and names stay text:
 escaped in markup, and without any `<` inside a script element.

@@ -5,17 +5,13 @@ Python decides every word, colour and mark; the page's scripts draw them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
-
-import plotly.graph_objects as go
 
 from lora_drop.method import paper
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.quality import CRITERION
-from lora_drop.run.exports.figures.heatmaps import PANELS
-from lora_drop.run.exports.figures.pareto import pareto
+from lora_drop.run.exports.figures.sweep import PANELS, pareto
 from lora_drop.run.results.preset_results import reads_well
 from lora_drop.run.results.rows import QUALITIES, Group, group_of, is_baseline, value_of
 from lora_drop.run.results.safe_zone import (
@@ -31,7 +27,7 @@ from lora_drop.run.results.safe_zone import (
     prompts_of,
     setting_of,
 )
-from lora_drop.ui.components import Scripted, plotly_head
+from lora_drop.ui.components import Scripted
 from lora_drop.ui.controls import control_values
 
 Sweep = dict[str, Any]
@@ -223,9 +219,6 @@ class Figure(Scripted):
 
     TEMPLATE, MOUNT = "figure.html", "mountFigure(element, props, watch)"
 
-    def __init__(self, value: dict[str, Any] | str = "", **kwargs: Any):
-        super().__init__(value, head=plotly_head(), **kwargs)
-
 
 class Progress(Scripted):
     """A bar and a line of a fixed height: a `progress_value`."""
@@ -238,11 +231,10 @@ def progress_value(kind: str, text: str, done: int = 0, total: int = 1) -> dict[
     return {"kind": kind, "text": text, "done": done, "total": total}
 
 
-def drawn(title: str, note: str, rows: list[dict[str, Any]], draw: Callable[[str, bool], go.Figure]) -> dict[str, Any]:
-    """Value of a figure: `draw(theme, compact)` in every variant, and its rows as the texts of a table."""
+def drawn(title: str, note: str, rows: list[dict[str, Any]], draw: Callable[[str, bool], str]) -> dict[str, Any]:
+    """Value of a figure: the SVG of `draw(theme, narrow)` in every variant, and its rows as the texts of a table."""
     variants = {
-        name: {theme: json.loads(draw(theme, name == "narrow").to_json()) for theme in ("light", "dark")}
-        for name in ("wide", "narrow")
+        name: {theme: draw(theme, name == "narrow") for theme in ("light", "dark")} for name in ("wide", "narrow")
     }
 
     def text(row: dict[str, Any], name: str, form: Callable[[float], str]) -> str:
@@ -274,5 +266,5 @@ def pareto_of(sweep: Sweep | None, quality: str) -> dict[str, Any] | str:
         "Speed against quality, all rules",
         note,
         sweep["rows"],
-        lambda theme, compact: pareto(sweep, quality, theme, compact),
+        lambda theme, narrow: pareto(sweep, quality, theme, narrow),
     )

@@ -1,4 +1,1 @@
-"""Figures of a sweep or of a search: results in, plotly figures out. Pure: no model, no torch.
-
-Every number drawn comes from the results; the paper's own (`lora_drop.method.paper`) are labelled as the paper's.
-"""
+"""Figures as SVG: of a run (`run`), and of a sweep or a search (`sweep`). Pure: no model, no torch, no library."""

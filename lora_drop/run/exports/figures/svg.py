@@ -174,7 +174,10 @@ class Svg:
                 self.mark(
                     left + 0.6 * size, middle, kind.removesuffix("-open"), color, 0.36 * size, kind.endswith("-open")
                 )
-            self.text(left + 1.5 * size, middle + 0.36 * size, words, size, "muted")
+            for start, end in wrapped(words, width - 1.9 * size, size):
+                self.text(left + 1.5 * size, y + line / 2 + 0.36 * size, words[start:end], size, "muted")
+                y += line
+            y -= line
             left += room + 0.6 * size
         return y + line
 
