@@ -18,6 +18,7 @@ from lora_drop.cli.run_report import plain, show_head
 from lora_drop.method.cost import human_bytes
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.report.report import LaneReport, Report
+from lora_drop.run.report.words import counted
 from lora_drop.run.trace.records import BASELINE, LORA_DROP, LaneHeader
 
 LEAST = 24  # columns of a terminal
@@ -64,9 +65,9 @@ class Stream:
 
     def _picture(self, whole: bool = False) -> RenderableType:
         """The lanes; unless `whole`, each with as many of its last lines as the terminal's height has room for."""
-        lanes, width = self._report.trace.header.lanes, self._console.width + 2  # two blanks follow each column
+        lanes, width = self._report.trace.header.lanes, self._console.width
         across = len(lanes) if width // len(lanes) - 2 >= COLUMN else 1
-        column = width // across - 2
+        column = width // across - 2  # two blanks follow each, the last too: a terminal writes ^C there
         rows = max(2, self._console.height * across // len(lanes) - 7)  # label, bars, and figures of up to four lines
         columns = (Column(width=column) for _ in range(across))
         grid = Table.grid(*columns, padding=(0, 2, 0, 0), pad_edge=False)
@@ -102,7 +103,7 @@ class Stream:
 def figures_of(own: LaneReport) -> str:
     """A lane's figures so far, in a line."""
     rate, steps = own.tokens_per_second, own.steps[: own.verified]
-    words = [f"{len(steps)} tokens", f"{rate:.1f} tokens/s" if rate else "no decode step"]
+    words = [counted(len(steps), "token"), f"{rate:.1f} tokens/s" if rate else "no decode step"]
     words += [f"KV {human_bytes(steps[-1].kv_bytes)}"] if steps else []
-    words += [f"{len(own.rejected)} drafts rejected"] if own.rejected else []
+    words += [f"{counted(len(own.rejected), 'draft')} rejected"] if own.rejected else []
     return ", ".join(words)

@@ -51,7 +51,8 @@ def test_any_word_for_any_option_runs_or_is_refused_in_one_line(command, workpla
 
 
 PATHS = """run --trace, run --adapters, evaluate --data, sweep --out, sweep-figures --out, benchmark --data-dir,
-benchmark --out, train --out, train --data, train --start, replay --html, replay --chrome, drop-order --data"""
+benchmark --out, train --out, train --data, train --start, replay --html, replay --chrome, diff --html,
+drop-order --data"""
 
 
 @pytest.mark.parametrize("words", [words.split() for words in PATHS.split(",")])

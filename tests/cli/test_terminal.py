@@ -157,7 +157,7 @@ def test_drafts_that_may_be_rejected_are_not_drawn(monkeypatch):
             # LoRA-Drop's words begin in the second column of the line below the labels.
             lines = lines_of(out.getvalue()[start:])
             [at] = [n for n, line in enumerate(lines) if "lora_drop: of" in line]
-            shown.append(lines[at + 1][41:].split())
+            shown.append(lines[at + 1][40:].split())
     words = "a b c d e f g h".split()
     lane = [len(one) for record, one in zip(records, shown, strict=True) if getattr(record, "lane", "") == LORA_DROP]
     assert lane == [1, 1, 1, 4, 4, 4, 4, 4, 5, 6, 6, 6, 6, 8, 8, 8], "a refresh or the last verification shows them"
