@@ -1,7 +1,8 @@
 """The paper's figures (LoRA-Drop, arXiv 2601.02569), as data. They appear beside our measurements, never as ours.
 
 The table is second-hand, from a summary of the paper: other models, trained adapters of rank 16, accuracy averaged
-over tasks. No tensors, so that figures can use it.
+over tasks. The summary does not say what "ratio" and "k" count, so the bound of a row depends on how they are read
+(`READINGS`). No tensors, so that figures can use it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import Corrections, ModelShape, kv_saved, speed_bound
-from lora_drop.method.schedule import Schedule
+from lora_drop.method.schedule import Schedule, dropped_layers
 
 SOURCE = "arXiv 2601.02569"
 LABEL = f"the paper's figures ({SOURCE}), second-hand: from a summary of it"
@@ -58,8 +59,13 @@ class PaperRow:
 
     @property
     def bound(self) -> float:
-        """The bound of the row's schedule on its model's shape, weights only: see `cost.speed_bound`."""
-        return speed_bound(SHAPES[self.model], self.schedule, corrections=Corrections(RANK))
+        """The bound by the first reading, which this program's settings follow."""
+        return self.bounds[0]
+
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        """The bound of the row's model by each of `READINGS`: see `bound_of`."""
+        return tuple(bound_of(self.model, self.drop_ratio, self.k, reading) for reading in READINGS)
 
     @property
     def kv_limit(self) -> float:
@@ -84,6 +90,65 @@ ROWS = (
     PaperRow("LLaMA3-8B", 0.75, 3, 67.7, 65.3, 2.38, 0.67),
     PaperRow("Qwen2.5-14B", 0.75, 3, 69.3, 66.8, 2.60, 0.70),
 )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A way to read the paper's ratio p and its k.
+
+    Args:
+        label: in words.
+        is_of_all: p is a share of all layers; else of those that the paper lets be skipped, 3 to L - 2.
+        cycles: full steps come every `cycles` (k + 1) steps.
+    """
+
+    label: str
+    is_of_all: bool
+    cycles: int
+
+
+# The third is what the reference code does at inference: of its cycle of four steps every other full step is left out.
+READINGS = (
+    Reading("p of layers 3 to L-2, a full step every k + 1", False, 1),
+    Reading("p of all layers, a full step every k + 1", True, 1),
+    Reading("p of all layers, a full step every 2 (k + 1)", True, 2),
+)
+
+
+def bound_of(model: str, drop_ratio: float, k: int, reading: Reading) -> float:
+    """The bound of a setting of the paper on a model's shape, by a reading; weights only: see `cost.speed_bound`."""
+    shape, period = SHAPES[model], reading.cycles * (k + 1)
+    if reading.is_of_all:
+        schedule = Schedule(period, shape.num_layers, dropped_layers(0, shape.num_layers - 1, drop_ratio), "state")
+    else:
+        config = LoraDropConfig(period=period, drop_ratio=drop_ratio, reuse="state")
+        schedule = config.schedule_for(shape.num_layers)
+    return speed_bound(shape, schedule, corrections=Corrections(RANK))
+
+
+@dataclass(frozen=True)
+class SpeedOfK:
+    """A line of the paper's table over k, at p 0.5: the lowest and the highest speedup of its models."""
+
+    k: int
+    low: float
+    high: float
+
+
+SPEEDS_OF_K = (SpeedOfK(1, 1.35, 1.45), SpeedOfK(2, 1.45, 1.55), SpeedOfK(5, 1.75, 1.85))
+SPEEDS_OF_K_SOURCE = f"{SOURCE}, its table over k at p 0.5, second-hand: from a summary of it"
+
+# hosseinbv/LoRA-Drop: what its training and inference scripts set.
+REFERENCE_CODE = {
+    "loss": "cross-entropy on the next token; the teacher's loss is commented out",
+    "r": 8,
+    "alpha": 16,
+    "learning_rate": 1e-5,
+    "tokens": 4096,
+    "trained": "the corrections; the backbone is frozen",
+    "training_cycle": 4,
+    "inference": "every fourth layer runs at each step, and every eighth token is full besides",
+}
 
 
 def in_safe_zone(drop_ratio: float, period: int) -> bool:

@@ -2,7 +2,9 @@
 
 import pytest
 
-from lora_drop.method.paper import ROWS, SHAPES, in_safe_zone
+from lora_drop.method.paper import READINGS, ROWS, SHAPES, SPEEDS_OF_K, bound_of, in_safe_zone
+from scripts import paper_readings
+from tests.support import ROOT
 
 
 def test_figures_beside_a_row():
@@ -18,6 +20,36 @@ def test_the_papers_speeds_lie_above_the_bound_of_the_default_range():
     assert bounds["LLaMA3-8B", 0.5] == pytest.approx(1.44, abs=0.01)
     assert bounds["LLaMA3-8B", 0.75] == pytest.approx(1.84, abs=0.02)
     assert all(1 < row.bound < row.speedup for row in ROWS)
+
+
+def test_whether_the_papers_speeds_exceed_the_bound_depends_on_the_reading():
+    by = {(row.model, row.drop_ratio): (row.speedup, *row.bounds) for row in ROWS}
+    assert all(speed > max(first, second) for speed, first, second, _ in by.values())
+    last = {key: (speed, bounds[-1]) for key, (speed, *bounds) in by.items()}
+    assert [round(bound, 2) for (_, ratio), (_, bound) in last.items() if ratio == 0.75] == [2.80, 2.53, 2.56, 2.63]
+    assert {key: round(bound, 2) for key, (speed, bound) in last.items() if speed > bound} == {
+        ("Qwen2.5-7B", 0.5): 1.68,
+        ("LLaMA3-8B", 0.5): 1.69,
+    }
+    assert round(last["LLaMA2-7B", 0.5][1], 2) == 1.75
+
+
+def test_a_bound_of_all_layers_is_that_of_its_weights():
+    shape = SHAPES["LLaMA2-7B"]
+    layer = 4 * 4096 * 4096 + 3 * 4096 * 11_008 + 2 * 4096
+    ends, corrections = 32_000 * 4096 + 2 * 4096, 16 * 2 * 16 * 4096  # of 16 skipped layers
+    full, lora = ends + shape.num_layers * layer, ends + 16 * layer + corrections
+    assert bound_of("LLaMA2-7B", 0.5, 3, READINGS[2]) == pytest.approx(8 * full / (7 * lora + full))
+
+
+def test_the_table_over_k_exceeds_the_first_reading():
+    for one in SPEEDS_OF_K:
+        assert 1 < bound_of("LLaMA2-7B", 0.5, one.k, READINGS[0]) < one.high
+
+
+def test_picture_and_table_of_the_readings_are_in_step():
+    assert paper_readings.FILE.read_text() == paper_readings.readings_picture()
+    assert paper_readings.table() in (ROOT / "docs/method.md").read_text()
 
 
 @pytest.mark.parametrize(

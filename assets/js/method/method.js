@@ -46,7 +46,7 @@ function paperRow(row) {
     `${formatNumber(row.accuracy_full, 1)} → ${formatNumber(row.accuracy, 1)}`,
     change,
     `${formatNumber(row.speedup, 2)}×`,
-    `${formatNumber(row.bound, 2)}×`,
+    row.bounds.map((bound) => `${formatNumber(bound, 2)}×`).join(" / "),
     `about ${formatShare(row.kv_saved)}`,
     formatShare(row.kv_limit),
   ];
