@@ -39,6 +39,7 @@ SHIPPED_PRESETS = ASSETS / "presets"
 SHIPPED_SWEEPS = ASSETS / "sweeps"
 SHIPPED_RECORDED = ASSETS / "recorded" / "show-me.jsonl"
 SHIPPED_SHAPES = ASSETS / "shapes"
+SHIPPED_METHODS = ASSETS / "methods"
 DRAFT = re.compile(r"\.[0-9a-f]{16}\.part")
 
 

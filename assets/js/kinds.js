@@ -1,7 +1,10 @@
 /* Kinds of steps and of layers, in the words of the trace and of the style sheets. */
 
 /** Words for a step, by its kind. */
-export const stepWords = { prefill: "prefill, full", refresh: "full step", lora: "LoRA step" };
+export const stepWords = { prefill: "prefill, full", refresh: "full step", lora: "LoRA step", draft: "draft without a pass" };
+
+/** True for the kinds of steps that skip layers. @param {string} kind */
+export const skips = (kind) => kind === "lora" || kind === "draft";
 
 /**
  * Reason for an early refresh, by its trigger.

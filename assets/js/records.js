@@ -81,6 +81,7 @@
  * @property {string} kv
  * @property {string} adapters
  * @property {number} max_new_tokens
+ * @property {string} [lanes] the lanes but for the compared one
  * @property {string} [compare] name of the third lane's comparison; empty for none
  * @property {string} refresh
  * @property {number} accept
@@ -220,12 +221,29 @@
  * @property {number} ms negative if it saves time
  */
 
+/**
+ * @typedef {object} LaneRow a lane of a run of methods (lora_drop/run/report/table.py)
+ * @property {string} label
+ * @property {number | null} tokens_per_second
+ * @property {number | null} speedup
+ * @property {number[] | null} speedup_interval
+ * @property {number | null} layer_runs a token
+ * @property {number | null} bytes a token
+ * @property {number} drafts
+ * @property {number | null} accepted
+ * @property {string} text
+ * @property {number} kv_bytes
+ * @property {boolean | null} is_trained
+ * @property {string | null} note
+ */
+
 /** @typedef {{id: string, value: string, label: string, detail: string}} VerdictFigure (lora_drop/run/report/headline.py) */
 
 /**
  * @typedef {object} Report report of a run that has ended (lora_drop/run/report)
  * @property {{kind: string, text: string, facts: Record<string, any>, figures?: VerdictFigure[], line?: string}} [verdict]
  * @property {Record<string, string | null>} [why] a sentence for each chart
+ * @property {LaneRow[]} [table] of a run of methods
  * @property {{parts: Part[], total: number, outside?: {own: number, full: number} | null, bound: number | null, bound_with_repairs: number | null} | null} [parts]
  */
 

@@ -8,8 +8,8 @@ import { hasTriggers } from "./settings.js";
 /** @typedef {import("./records.js").Schedule} Schedule */
 /** @typedef {import("./records.js").Summary} Summary */
 
-/** @type {("prefill" | "refresh" | "lora")[]} by their numbers on the wire */
-const KINDS = ["prefill", "refresh", "lora"];
+/** @type {("prefill" | "refresh" | "lora" | "draft")[]} by their numbers on the wire */
+const KINDS = ["prefill", "refresh", "lora", "draft"];
 const TRIGGERS = ["entropy", "norm"];
 const NO_FIGURES = {
   ...{ speedup: null, bound: null, kv_saved: null, first_divergence: null, top1_agreement: null },
@@ -22,7 +22,7 @@ const NO_FIGURES = {
  * @property {number} step
  * @property {number} tokenId
  * @property {string} text
- * @property {"prefill" | "refresh" | "lora"} kind
+ * @property {"prefill" | "refresh" | "lora" | "draft"} kind
  * @property {number} ms
  * @property {number} kvBytes
  * @property {number | null} entropy in nats

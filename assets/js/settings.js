@@ -193,7 +193,7 @@ export function differences({ run, table, settings, prompt, model }) {
   if (!run || !settings || run.isRecorded) return [];
   const { header } = run;
   /** @type {Record<string, any>} */
-  const ran = { ...header.sampling, ...header.lanes[run.main.index].config, seed: header.seed };
+  const ran = { lanes: "both", ...header.sampling, ...header.lanes[run.main.index].config, seed: header.seed };
   /** @type {Record<string, any>} */
   const now = settings;
   const changed = table

@@ -147,7 +147,7 @@ def read_data_prompts(args: argparse.Namespace) -> list[str]:
 
 def _check_limits(args: argparse.Namespace) -> None:
     for name in ("limit", "context_tokens"):
-        value = getattr(args, name)
+        value = getattr(args, name, None)
         if value is not None and value < 1:
             raise LoraDropError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
 

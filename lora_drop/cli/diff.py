@@ -53,7 +53,7 @@ def difference(paths: Sequence[Path], traces: Sequence[Trace]) -> dict[str, Any]
         runs have, else of the lanes that they are about, aligned as by `side_by_side`.
     """
     reports = [Report.of(trace) for trace in traces]
-    results = [run_object(report, conclusions(report)["verdict"]) for report in reports]
+    results = [run_object(report, conclusions(report)) for report in reports]
     columns = []
     for report, result in zip(reports, results, strict=True):
         rates = {name: lane.tokens_per_second for name, lane in report.lanes.items()}

@@ -15,6 +15,7 @@ from lora_drop.cli import (
     bench,
     benchmark,
     calibrate,
+    compare,
     diff,
     doctor,
     drop_order,
@@ -36,7 +37,7 @@ from lora_drop.runtime import VERSION, check_versions, one_line_warnings
 BAD_INPUT = 2
 INTERRUPTED = 130
 COMMANDS = (
-    *(run, page, evaluate, sweep, presets, recommend, calibrate, bench, benchmark, drop_order),
+    *(run, page, evaluate, sweep, presets, recommend, compare, calibrate, bench, benchmark, drop_order),
     *(train, replay, diff, fetch, space, doctor),
 )
 

@@ -7,7 +7,7 @@ import shutil
 import textwrap
 from typing import Any
 
-from lora_drop.cli.output import cell, print_json
+from lora_drop.cli.output import Column, cell, print_json, print_table
 from lora_drop.method.cost import human_bytes
 from lora_drop.run.report.report import Report
 from lora_drop.run.report.speed import speedup_words
@@ -15,9 +15,28 @@ from lora_drop.run.report.verdict import conclusions
 from lora_drop.run.trace.records import FREE, TOGETHER, Header
 from lora_drop.run.trace.trace import Trace
 
+COLUMNS: dict[str, Column] = {
+    "method": lambda row: row["method"] or row["label"],
+    "tokens/s": ("tokens_per_second", ".1f"),
+    "speedup": ("speedup", ".2f", "x"),
+    "95%": lambda row: "-" if row["speedup_interval"] is None else "{:.2f}-{:.2f}".format(*row["speedup_interval"]),
+    "layer runs": ("layer_runs", ".1f"),
+    "bytes a token": lambda row: "-" if row["bytes"] is None else human_bytes(row["bytes"]),
+    "accepted": ("accepted", ".1%"),
+    "text": ("text",),
+    "K/V": lambda row: human_bytes(row["kv_bytes"]),
+}
 
-def run_object(report: Report, verdict: Any) -> dict[str, Any]:
-    """The JSON object of a run; other programs read its keys."""
+
+def run_object(report: Report, concluded: dict[str, Any]) -> dict[str, Any]:
+    """The JSON object of a run; other programs read its keys.
+
+    A run with a list of methods also has `lanes`: by the method, the lane's object with the figures of `lane_table`.
+
+    Args:
+        concluded: `conclusions` of the report.
+    """
+    verdict, table = concluded["verdict"], concluded["table"]
     trace, summary = report.trace, report.trace.summary
     lanes: dict[str, Any] = {"baseline": None, "lora_drop": None}
     main = trace.header.main
@@ -35,8 +54,10 @@ def run_object(report: Report, verdict: Any) -> dict[str, Any]:
             "collapsed": figures.get("collapsed"),
             **beside,
         }
+    methods = {row["method"]: {**lanes[row["lane"]], **row} for row in table if row["method"]}
     return {
         **lanes,
+        **({"lanes": methods} if methods else {}),
         **{name: getattr(summary, name) if summary else None for name in (*TOGETHER, *FREE)},
         "config": {
             **main["config"],
@@ -58,15 +79,20 @@ def show_run(trace: Trace, as_json: bool, drawn: bool = False) -> None:
 
     report = Report.of(trace)
     concluded = conclusions(report)
-    result = run_object(report, concluded["verdict"])
+    result = run_object(report, concluded)
     if as_json:
         print_json(result)
         return
     if not drawn:
         show_head(trace.header)
         _show_lanes(trace, result)
+    if concluded["table"]:
+        print()
+        print_table(concluded["table"], COLUMNS)
     print()
     show(plain(concluded["verdict"]["text"]))
+    if concluded["table"] and result["lora_drop"] is None:
+        return
     if trace.summary is None:
         print("\nThe trace was cut short: it has no summary.")
         return

@@ -15,6 +15,7 @@ from torch import Tensor
 from lora_drop.decode.clock import Clock, Fetched
 from lora_drop.decode.correction import Correction
 from lora_drop.decode.logits import likeliest
+from lora_drop.decode.lookup import PromptLookup
 from lora_drop.decode.reference import Decoder
 from lora_drop.decode.refresh import Refresher
 from lora_drop.decode.sampling import Sampling, draw
@@ -40,6 +41,8 @@ class Lane:
     The clock counts prefill, decode passes and drawing tokens. It leaves out what happens between two `next()` calls
     (the other lane, the audit, the page) and copying the prompt's K/V. A prompt that several lanes share counts in
     each of them, with the time that reading it took (`Prefilled.ms`).
+
+    Where the schedule has a `lookup`, drafts come from the text so far and take no pass.
 
     Args:
         decoder: the model's layers, which lanes may share.
@@ -91,6 +94,12 @@ class Lane:
         self._top = top if decoder.runs_ahead else 0
         self._ahead: tuple[Snapshot, Launched] | None = None  # the state before the next pass, and that pass
         self._after_rewind: StepResult | None = None  # the step that follows a `Rewind`
+        tokens = prompt if isinstance(prompt, Tensor) else prompt.tokens
+        self._lookup: PromptLookup | None = None
+        if schedule.lookup:
+            self._lookup = PromptLookup(tokens[0].tolist(), schedule.lookup, schedule.period - 1, stop_ids)
+        self._looked_up: list[int] = []  # drafts that were not taken yet
+        self._lookup_ms = 0.0  # of a look-up without a draft, for the next step
 
     @property
     def clock_ms(self) -> float:
@@ -132,11 +141,33 @@ class Lane:
             return self._append(step)
         if self.ended:
             raise StopIteration
-        return self._verify_pending() if self._is_over() else self._step()
+        if self._is_over():
+            return self._verify_pending()
+        return self._draft() or self._step()
 
     def _is_over(self) -> bool:
         """True after the stop token or the last token asked for."""
         return len(self.tokens) == self._max_new_tokens or (bool(self.tokens) and self.tokens[-1] in self.stop_ids)
+
+    def _draft(self) -> StepResult | None:
+        """Take a draft from the text so far; None where there is none."""
+        if self._lookup is None or self._token is None:
+            return None
+        clock = Clock(self._decoder.device)
+        clock.start()
+        if not self.state.pending:  # the pass yields one token more than it verifies
+            self._looked_up = self._lookup.drafts(self.tokens, self._max_new_tokens - len(self.tokens) - 1)
+        if not self._looked_up:
+            self._lookup_ms = 0.0 if self.state.pending else clock.stop()
+            return None
+        draft = self._looked_up.pop(0)
+        self._decoder.draft(self._token, self.state)
+        self._token = torch.tensor([[draft]], device=self._decoder.device)
+        ms = clock.stop()
+        self.decode_ms += ms
+        return self._append(
+            StepResult(token_id=draft, ms=ms, entropy=None, logits=None, watched=None, **self._about())
+        )
 
     def _step(self) -> LaneEvent:
         """Run prefill or a decode step."""
@@ -170,11 +201,13 @@ class Lane:
         clock, read_ms, kernel_ms = Clock(self._decoder.device), 0.0, None
         if token is None:
             prompt = self._prompt
-            prompt = prompt if isinstance(prompt, Prefilled) else self._decoder.read_prompt(prompt)
+            if not isinstance(prompt, Prefilled):
+                pruned = self.schedule.dropped if self.schedule.prunes else ()
+                prompt = self._decoder.read_prompt(prompt, pruned=pruned)
             read_ms, output = prompt.ms, self._decoder.start(prompt, self.state)
             clock.start()
         else:
-            kernel_ms = self._decoder.kernel_ms
+            kernel_ms, read_ms, self._lookup_ms = self._decoder.kernel_ms, self._lookup_ms, 0.0
             clock.start()
             output = self._decoder.step(token, self.state)
         return self._launched(output, clock, kernel_ms, read_ms)
@@ -305,7 +338,7 @@ class Launched:
         choices: a token (rows, 1) for each row of logits.
         numbers: these tokens, and the entropy if the decoder returns it as a tensor.
         clock: started before the pass and marked after it.
-        read_ms: time that reading the prompt took, for prefill.
+        read_ms: time that reading the prompt took, for prefill; else that of a look-up without a draft.
         kernel_ms: the decoder's count of its kernels' time before the pass; None for prefill.
         about: what the step's result says of the state after it; None where the next pass waits for it.
         top: ids and probabilities of the likeliest tokens of each row, on their way after the clock's mark.

@@ -7,7 +7,7 @@ Shapes: B batch, P prompt tokens, T tokens of a call, D hidden size, V vocabular
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -92,11 +92,14 @@ class ReferenceDecoder:
         return self.start(self.read_prompt(input_ids), state)
 
     @torch.inference_mode()
-    def read_prompt(self, input_ids: Tensor, should_stop: Callable[[], bool] = lambda: False) -> Prefilled:
+    def read_prompt(
+        self, input_ids: Tensor, should_stop: Callable[[], bool] = lambda: False, pruned: Collection[int] = ()
+    ) -> Prefilled:
         """Read a prompt (B, P) with every layer, in parts, for any number of lanes.
 
         Args:
             should_stop: asked between two parts.
+            pruned: layers left out, of lanes in which they never run.
 
         Raises:
             Stopped: `should_stop` returned True.
@@ -113,10 +116,10 @@ class ReferenceDecoder:
             position += part.shape[1]
             states, attended = [h[:, -1].clone()], []  # copies: a view would keep the whole part alive
             for i in range(self.num_layers):
-                u, h = self._layer(i, h, rope, kv)
+                u, h = (h, h) if i in pruned else self._layer(i, h, rope, kv)
                 attended.append(u[:, -1].clone())
                 states.append(h[:, -1].clone())
-                if position < input_ids.shape[1]:
+                if position < input_ids.shape[1] and i not in pruned:
                     kv.reserve(kv.store(i)[0], i, input_ids.shape[1])  # once, and not part by part
         logits = self.head(self.norm(states[-1]))
         return Prefilled(input_ids, kv, torch.stack(states), torch.stack(attended), logits, clock.stop())
@@ -164,6 +167,17 @@ class ReferenceDecoder:
         logits = self.head(normed) if screen is None else screen.logits(normed, self.head.weight)
         state.refresher.end(logits)
         return DecoderOutput(logits, stacked(watched, h) if state.watch else None, state.refresher.entropy)
+
+    @torch.inference_mode()
+    def draft(self, token: Tensor, state: DecodeState) -> None:
+        """Take a token (1, 1) whose follower was drafted without a pass: it is pending, with its embedding."""
+        state.refresher.draft()
+        state.pending.append(self._pending(self.embed(token), state))
+        state.position += 1
+
+    def _pending(self, h: Tensor, state: DecodeState) -> Tensor:
+        """An input (1, 1, D) of the first skipped layer as `state.pending` keeps it."""
+        return h
 
     @torch.inference_mode()
     def repair(self, token: Tensor | None, state: DecodeState) -> DecoderOutput:

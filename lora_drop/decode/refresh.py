@@ -48,14 +48,21 @@ class Refresher:
     def begin(self) -> bool:
         """Begin the next decode step; return True if it is full."""
         self.step += 1
-        due = self.schedule.is_baseline or self.step - self.last_refresh >= self.schedule.period
-        self.trigger = None if due else self.schedule.trigger(self.entropy, self.norm)
+        schedule = self.schedule
+        due = schedule.is_baseline or bool(schedule.lookup) or self.step - self.last_refresh >= schedule.period
+        due = due and not schedule.prunes
+        self.trigger = None if due else schedule.trigger(self.entropy, self.norm)
         full = due or self.trigger is not None
         self.kind = "refresh" if full else "lora"
         if full:
             self.last_refresh = self.step
             self.refreshes += 1
         return full
+
+    def draft(self) -> None:
+        """Begin a decode step whose token was drafted without a pass."""
+        self.step += 1
+        self.kind, self.trigger = "draft", None
 
     def back_to(self, step: int) -> None:
         """Record that a full pass took back all steps after `step`, which is the last refresh now."""

@@ -118,8 +118,8 @@ class StepResult:
     active: list[Literal[0, 1]]
     ms: float  # on the lane's own clock
     kv_bytes: int
-    entropy: float  # nats
-    logits: Tensor  # (B, V)
+    entropy: float | None  # nats; None of a draft that took no pass
+    logits: Tensor | None  # (B, V); None of the same
     watched: Tensor | None  # (n, B, D)
     trigger: str | None = None  # what made this step a refresh before its time
     rows: int = 1  # tokens that its pass ran through the skipped layers

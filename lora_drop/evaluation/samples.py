@@ -15,7 +15,6 @@ from typing import Any
 from lora_drop.evaluation.measure.point import Point, check_point, circumstances
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import presets_for
-from lora_drop.method.settings import Lanes
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.request import BASELINE, LORA_DROP, Request
 from lora_drop.run.results.files import SAMPLES, SAMPLES_TEXT
@@ -66,7 +65,7 @@ def sample_presets(
 
 def sample_trace(loaded: LoadedModel, prompt: str, config: LoraDropConfig | None = None) -> Trace:
     """The run of a sample: a config's, or the full model's."""
-    lanes: Lanes = "lora-drop" if config else "baseline"
+    lanes = "lora-drop" if config else "baseline"
     return gather(run(loaded, Request(prompt, config or LoraDropConfig(), **SETTINGS, lanes=lanes)))
 
 

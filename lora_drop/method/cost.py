@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from lora_drop.method.schedule import Schedule, baseline_schedule
+from lora_drop.method.schedule import Schedule, StepKind, baseline_schedule
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,8 @@ def speed_bound(
     full_steps = None if refreshes is None else set(refreshes)
     read = BytesRead(shape, schedule, prompt_tokens, corrections)
     for step in range(1, steps + 1):
-        read.step(step, lora=schedule.kind(step) == "lora" if full_steps is None else step not in full_steps)
+        early: StepKind = "refresh" if full_steps and step in full_steps else "lora"
+        read.step(step, schedule.kind(step) if full_steps is None else early)
     return read.bound or 1.0
 
 
@@ -328,13 +329,16 @@ class BytesRead:
         self._own = 0.0
         self._base = [0.0]  # up to each step that was not taken back
 
-    def step(self, step: int, lora: bool) -> None:
-        """Count a decode step."""
-        if not lora:
+    def step(self, step: int, kind: StepKind) -> None:
+        """Count a decode step. A draft that took no pass only adds its row of the embedding to the next pass."""
+        if kind == "refresh":
             self._refreshes, self._last_refresh = self._refreshes + 1, step
         full = self._full_weights + _kv_cost(self.shape, self._full, False, self.prompt_tokens, step)
         self._base.append(self._base[-1] + full)
-        self._read(step, lora)
+        if kind == "draft":
+            self._own += self.shape.hidden_size
+        else:
+            self._read(step, lora=kind == "lora")
 
     def rewind(self, to: int) -> None:
         """Take back all steps after step `to`."""
@@ -347,6 +351,11 @@ class BytesRead:
     def _read(self, step: int, lora: bool) -> None:
         past = self.prompt_tokens, step, self._refreshes, self._last_refresh
         self._own += self._weights[lora] + _kv_cost(self.shape, self.schedule, lora, *past)
+
+    @property
+    def numbers(self) -> float:
+        """What was read, in units of an activation's size."""
+        return self._own
 
     @property
     def bound(self) -> float | None:

@@ -213,10 +213,12 @@ class Choice(Kind):
 
 @dataclass(frozen=True)
 class Text(Kind):
-    """Any text but the empty one, described by `allowed`; with `public` a visitor may only choose one of these."""
+    """Any text but the empty one, described by `allowed`; with `public` a visitor may only choose one of these, which
+    `labels` are the page's names for."""
 
     allowed: str
     public: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     name = "text"
 
     plain = Annotated[str, Strict(), Field(min_length=1)]
@@ -227,6 +229,11 @@ class Text(Kind):
 
     def from_text(self, text: str) -> str | None:
         return None if self.off and not text else text
+
+    @property
+    def labelled(self) -> list[tuple[str, str]]:
+        """Label and text of each that a visitor may choose."""
+        return list(zip(self.labels or self.public, self.public, strict=True))
 
     @property
     def facts(self) -> dict[str, Any]:

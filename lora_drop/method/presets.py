@@ -99,13 +99,18 @@ _BUNDLED_CHOICES: dict[str, tuple[int, dict[str, Any], str]] = {  # how many lay
 }
 
 
+def is_bundled(model: str) -> bool:
+    """True of the bundled model's name and id."""
+    return model.partition(":")[0] == "bundled"
+
+
 def presets_for(model: str) -> dict[str, Preset]:
     """The presets of a model, by name.
 
     Args:
         model: its name as `load_model` takes it, or its id. The bundled model has layers chosen for it.
     """
-    if model.partition(":")[0] != "bundled":
+    if not is_bundled(model):
         return PRESETS
     bundled = {}
     for name, (count, settings, note) in _BUNDLED_CHOICES.items():

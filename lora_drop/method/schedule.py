@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
 
-StepKind = Literal["prefill", "refresh", "lora"]  # as the trace has it
+StepKind = Literal["prefill", "refresh", "lora", "draft"]  # as the trace has it; a `draft` took no pass
 ReuseRule = Literal["state", "anchor", "residual", "skip"]
 Part = Literal["block", "attention"]
 KvRule = Literal["skip", "write"]
@@ -40,6 +40,12 @@ class Schedule:
 
     `LoraDropConfig.schedule_for` makes it. `dropped` is ascending and never contains layer 0. `kind` follows the fixed
     schedule; of an adaptive one it has the longest gaps.
+
+    Two methods that LoRA-Drop is compared with (`methods.py`) are schedules too, with rule `skip` and no bank:
+
+    - `prunes`: the skipped layers never run, not even on the prompt, and hold no K/V. There is no full step.
+    - `lookup`, the longest n-gram of prompt lookup: drafts take no pass, and every decode step is full. All layers
+      count as skipped, so the pass runs every draft through every layer.
     """
 
     period: int
@@ -54,6 +60,8 @@ class Schedule:
     accept: float = 0.0
     head: Head = "full"
     own_repeats: bool = False
+    prunes: bool = False
+    lookup: int = 0
 
     @cached_property
     def dropped_set(self) -> frozenset[int]:
@@ -111,14 +119,17 @@ class Schedule:
         return self.period == 1 or (not self.dropped and self.head == "full")
 
     def kind(self, step: int) -> StepKind:
-        """The kind of a step. A run that skips nothing has no LoRA step."""
+        """The kind of a step. A run that skips nothing has no LoRA step, and one that prunes has no full step."""
         if step == 0:
             return "prefill"
+        if self.prunes:
+            return "lora"
         return "refresh" if self.is_baseline or step % self.period == 0 else "lora"
 
     def active(self, kind: StepKind) -> list[Literal[0, 1]]:
         """[num_layers] of 1 (the whole layer runs) or 0 (it is skipped, or its attention) at a step of this kind."""
-        return [0 if kind == "lora" and i in self.dropped_set else 1 for i in range(self.num_layers)]
+        skips = kind in ("lora", "draft")
+        return [0 if skips and i in self.dropped_set else 1 for i in range(self.num_layers)]
 
     def kv_length(
         self, layer: int, prompt_tokens: int, step: int, refreshes: int | None = None, last_refresh: int | None = None
@@ -134,6 +145,8 @@ class Schedule:
         """
         if layer not in self.dropped_set or self.is_baseline:
             return prompt_tokens + step
+        if self.prunes:
+            return 0
         if self.kv == "skip":
             return prompt_tokens + (step // self.period if refreshes is None else refreshes)
         if self.repairs:

@@ -12,11 +12,11 @@ from typing import Literal
 
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.fields import CALL, RUN, Setting, checked, setting, settings_in
+from lora_drop.method.methods import RIVALS
 
 MAX_NEW_TOKENS = 100_000
 MAX_SEED = 2**63 - 1
 View = Literal["race", "lock-step"]
-Lanes = Literal["both", "baseline", "lora-drop"]
 Thinking = Literal["auto", "on", "off"]
 Compare = Literal["corrections-off", "bare", "screened-head", "adapters-off", "skip", "state", "residual"]
 
@@ -89,7 +89,16 @@ class RunSettings:
         label="Go on after the model ends its text",
         info="On: every answer has the full length.",
     )
-    lanes: Lanes = setting("both", "which lanes run")
+    lanes: str = setting(
+        "both",
+        "which lanes run: both, baseline, lora-drop, or up to four methods such as "
+        "full,balanced,layerskip:12,prompt-lookup",
+        allowed="both, baseline, lora-drop, or methods with commas",
+        public=("both", *(f"full,lora-drop,{name}" for name in RIVALS)),
+        labels=("none", *(method.label.partition(",")[0] for method in RIVALS.values())),
+        label="Another method beside LoRA-Drop",
+        info="Adds a lane on the same clock, and a table under the race.",
+    )
     compare: Compare | None = setting(
         None,
         "add a third lane: corrections-off changes nothing else, bare rejects no draft either, screened-head is the "

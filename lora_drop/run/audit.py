@@ -35,9 +35,8 @@ class DriftAudit:
     """
 
     def __init__(self, decoder: Decoder, dropped: tuple[int, ...], prompt: Prefilled, first_token: int):
-        self._decoder, self._dropped = decoder, dropped
+        self._decoder, self._dropped, self._prompt = decoder, dropped, prompt
         self._kv = prompt.kv.clone()
-        self._prompt_tokens = prompt.tokens.shape[1]
         self._tokens = [first_token]  # the lane's: step s feeds token s-1
         self._read = 0  # steps whose tokens are in the cache
         self._steps: list[StepResult] = []
@@ -48,6 +47,10 @@ class DriftAudit:
         audits = self.flush() if step.kind == "refresh" or len(self._steps) >= MAX_CHUNK else []
         self._tokens.append(step.token_id)
         return audits
+
+    def first(self, step: StepResult) -> dict:
+        """Audit the prefill of a lane that has read the prompt by itself; the other lanes' is the full model's."""
+        return self._audit(step, self._prompt.logits, None)
 
     def rewind(self, to: int) -> None:
         """The lane's tokens after step `to` were rejected."""
@@ -66,20 +69,30 @@ class DriftAudit:
             return []
         fed = self._tokens[self._read : self._read + len(steps)]
         tokens = torch.tensor([fed], device=self._decoder.device)
-        full = self._decoder.read(tokens, self._kv, self._prompt_tokens + self._read, self._dropped)
+        layers = self._dropped if steps[0].watched is not None else ()
+        full = self._decoder.read(tokens, self._kv, self._prompt.tokens.shape[1] + self._read, layers)
         self._read += len(steps)
-        audits = []
-        for t, step in enumerate(steps):
-            assert step.watched is not None and full.watched is not None  # an audited lane keeps them
-            ours, theirs = step.watched[:, 0].float(), full.watched[:, 0, t].float()  # (n, D)
-            drift = drift_of(ours, theirs).tolist()
-            cosine = torch.cosine_similarity(ours, theirs, dim=-1).tolist()
-            logits = full.logits[0, t].float()
-            regret = number(float(logits.max() - logits[step.token_id]), 6)  # ln(p_favourite / p_token)
-            divergence = _divergence(step.logits, full.logits[:, t])
-            distances = {"drift": [number(x, 6) for x in drift], "cosine": [number(x, 6) for x in cosine]}
-            audits.append({"step": step.step, **distances, **divergence, "regret": regret})
-        return audits
+        assert full.watched is not None  # `read` returns those of the layers asked for
+        return [self._audit(step, full.logits[:, t], full.watched[:, 0, t]) for t, step in enumerate(steps)]
+
+    def _audit(self, step: StepResult, logits: Tensor, outputs: Tensor | None) -> dict:
+        """Audit a step, by the full model's logits (1, V) and its outputs of the skipped layers (n, D)."""
+        distances: dict[str, list[float | None]] = dict.fromkeys(("drift", "cosine"), [None] * len(self._dropped))
+        if step.watched is not None and outputs is not None:
+            ours, theirs = step.watched[:, 0].float(), outputs.float()
+            cosine = torch.cosine_similarity(ours, theirs, dim=-1)
+            distances = {
+                name: [number(x, 6) for x in values.tolist()]
+                for name, values in (("drift", drift_of(ours, theirs)), ("cosine", cosine))
+            }
+        row = logits[0].float()
+        regret = number(float(row.max() - row[step.token_id]), 6)  # ln(p_favourite / p_token)
+        if step.logits is None:  # a draft without a pass
+            best = int(row.argmax())
+            divergence: dict[str, Any] = {"kl": None, "agrees": best == step.token_id, "argmax": best}
+        else:
+            divergence = _divergence(step.logits, logits)
+        return {"step": step.step, **distances, **divergence, "regret": regret}
 
 
 class QualityAudit:
@@ -113,6 +126,7 @@ class QualityAudit:
         if not output.logits.isfinite().all():
             raise not_finite(state.refresher.step, state.schedule, state.bank)
         self._token = torch.tensor([[step.token_id]], device=self._decoder.device)
+        assert step.logits is not None  # the baseline drafts nothing
         full, ours = (log_probs(logits)[0, step.token_id] for logits in (step.logits, output.logits))
         divergence = _divergence(output.logits, step.logits)
         gap = number(float(full - ours), 6)

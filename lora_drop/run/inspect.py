@@ -31,6 +31,7 @@ from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel
 from lora_drop.paths import SHIPPED_ADAPTERS
 from lora_drop.run.audit import drift_of, top_of
+from lora_drop.run.report.report import DRAFTS
 from lora_drop.run.request import prompt_ids_of
 from lora_drop.run.trace.records import Header, StepRecord, number
 from lora_drop.run.trace.trace import Trace
@@ -59,6 +60,9 @@ def recorded_lane(loaded: LoadedModel, trace: Trace, lane: str) -> RecordedLane:
     recorded: dict[str, Any] = dict(header.config_of(lane))
     config = _config(recorded)
     schedule = config.schedule_for(loaded.num_layers)
+    if recorded.get("lookup"):
+        schedule = dataclasses.replace(schedule, lookup=recorded["lookup"], dropped=tuple(range(loaded.num_layers)))
+    schedule = dataclasses.replace(schedule, prunes=bool(recorded.get("prunes")))
     if list(schedule.dropped) != list(recorded["dropped"]):
         raise LoraDropError(f"lane {lane} skips other layers than its settings say: it cannot be read again.")
     bank = None
@@ -80,7 +84,7 @@ def _check_steps(loaded: LoadedModel, schedule: Schedule, steps: list[StepRecord
         raise LoraDropError(f"this run is longer than the context of {loaded.id}: it cannot be read again.")
     gap = 0
     for one in steps[1:]:
-        gap = gap + 1 if one.kind == "lora" else 0
+        gap = gap + 1 if one.kind in DRAFTS else 0
         is_free = schedule.is_adaptive or schedule.verifies  # its full steps depend on the text
         fits = one.kind == "refresh" or gap if is_free else one.kind == schedule.kind(one.step)
         if not fits or gap >= schedule.period:
@@ -203,9 +207,12 @@ def read_again(
     state.refresher = refresher
     tokens = [one.token_id for one in steps[: end - 1]]
     try:
-        prompt = decoder.read_prompt(torch.tensor([recorded.prompt_ids], device=decoder.device), should_stop)
-        decoder.start(prompt, state)
-        first, full_kv = prompt.states[1:, 0].cpu(), state.kv.clone()
+        ids = torch.tensor([recorded.prompt_ids], device=decoder.device)
+        prompt = decoder.read_prompt(ids, should_stop)
+        pruned = recorded.schedule.dropped if recorded.schedule.prunes else ()
+        own = decoder.read_prompt(ids, should_stop, pruned) if pruned else prompt
+        decoder.start(own, state)
+        first, full_kv = own.states[1:, 0].cpu(), prompt.kv.clone()
         rows, repaired = _lane_rows(decoder, state, tokens, start, should_stop)
         full = _full_rows(loaded, full_kv, len(recorded.prompt_ids), tokens, start, should_stop)
     except Stopped:

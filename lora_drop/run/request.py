@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,8 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import Corrections, ModelShape, kv_bytes
 from lora_drop.method.fields import RUN, checked
-from lora_drop.method.presets import COMPARISONS
+from lora_drop.method.methods import FULL, LISTS, OWN, lanes_of, method_lane, method_of
+from lora_drop.method.presets import COMPARISONS, PRESETS
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.method.settings import RunSettings
 from lora_drop.models.load import LoadedModel, ModelInfo
@@ -45,20 +47,20 @@ class Request(RunSettings, _Question):  # the fields of the last base come first
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str) or not self.prompt.strip():
             raise LoraDropError("the prompt is empty: write a question or an instruction.")
-        if self.compare is not None and self.lanes != "both":
-            raise LoraDropError("compare adds a third lane to both others: leave lanes at both.")
+        lanes_of(self.lanes, self.compare)
         if self.plain and (self.system is not None or self.thinking != "auto"):
             raise LoraDropError("plain has no chat template, which system and thinking need: unset them.")
 
 
 @dataclass(frozen=True)
 class LanePlan:
-    """One lane of a run."""
+    """One lane of a run; `method` is its name in a list of lanes, empty where none was named."""
 
     label: str
     config: LoraDropConfig
     schedule: Schedule
     bank: AdapterBank | None = None
+    method: str = ""
 
     def corrections(self, shape: ModelShape) -> Corrections:
         """Sizes of what its LoRA steps read beside the model's weights."""
@@ -110,16 +112,17 @@ def plan(loaded: LoadedModel | ModelInfo, request: Request) -> Plan:
     Raises:
         LoraDropError: the range, the adapters or the prompt's length do not fit the model, or the caches its memory.
     """
-    lanes, notes = {}, []
-    if request.lanes != "lora-drop":
-        lanes[BASELINE] = baseline_lane(loaded.num_layers)
-    wanted = [] if request.lanes == "baseline" else [(LORA_DROP, "LoRA-Drop", request.config)]
-    if request.compare is not None:
-        comparison = COMPARISONS[request.compare]
-        wanted.append((THIRD, comparison.lane, comparison.applied_to(request.config)))
+    lanes: dict[str, LanePlan] = {}
+    notes: list[str] = []
     request.config.schedule_for(loaded.num_layers)  # reports its mistakes even if its lane does not run
-    for name, label, config in wanted:
+    for name, label, config, more, method in _wanted(loaded, request):
+        if name == BASELINE:
+            lanes[name] = dataclasses.replace(baseline_lane(loaded.num_layers), method=method)
+            continue
         lane, bank_notes = lane_plan(loaded, config, label)
+        lane = dataclasses.replace(lane, method=method, schedule=dataclasses.replace(lane.schedule, **more))
+        if method == "screened-head" and lane.bank is None:
+            raise LoraDropError("screened-head needs adapters with a screened head, and this model has none.")
         main, schedule = lanes.get(LORA_DROP), lane.schedule
         if main and (schedule.is_baseline or (schedule, _parts(lane.bank)) == (main.schedule, _parts(main.bank))):
             notes.append(f"no third lane: with these settings {label!r} would be LoRA-Drop's lane again.")
@@ -148,6 +151,21 @@ def prompt_ids_of(loaded: LoadedModel | ModelInfo, prompt: str, settings: Mappin
     """
     system, thinking = settings.get("system"), settings.get("thinking") or "auto"
     return encode_prompt(loaded.tokenizer, prompt, not settings.get("plain"), system, thinking)
+
+
+def _wanted(
+    loaded: LoadedModel | ModelInfo, request: Request
+) -> Iterator[tuple[str, str, LoraDropConfig, dict[str, Any], str]]:
+    """Id, label, config, further fields of the schedule, and method of each lane. A third lane follows LoRA-Drop's."""
+    names = lanes_of(request.lanes, request.compare)
+    main = OWN if OWN in names else next((name for name in names if name in PRESETS), None)
+    for name in names:
+        lane = method_lane(name, loaded.num_layers, loaded.id, request.config)
+        plan_id = {FULL: BASELINE, main: LORA_DROP}.get(name, re.sub(r"\W", "_", lane.name))
+        yield plan_id, method_of(lane.name)[1], lane.config, lane.more, "" if request.lanes in LISTS else lane.name
+        if plan_id == LORA_DROP and request.compare is not None:
+            comparison = COMPARISONS[request.compare]
+            yield THIRD, comparison.lane, comparison.applied_to(request.config), {}, ""
 
 
 def _parts(bank: AdapterBank | None) -> frozenset[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from lora_drop.decode.sampling import Sampling
 from lora_drop.decode.step import Prefilled, Rewind, Stopped, Verified
 from lora_drop.errors import LoraDropError, is_out_of_memory
 from lora_drop.method.fields import RUN
+from lora_drop.method.methods import LISTS
 from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.place import describe_device
@@ -108,14 +109,21 @@ def _records(
     try:
         prompt = cached or decoder.read_prompt(tokens, should_stop)
     except Stopped:
-        lanes.update(_make_lanes(loaded, request, checked, decoder, tokens))
+        lanes.update(_make_lanes(loaded, request, checked, decoder, dict.fromkeys(checked.lanes, tokens)))
         yield summarise(report, lanes)
         return
     prompts.put(loaded, checked.prompt_ids, prompt)
     # Its time counts in the run that prefilled it.
     prompt = dataclasses.replace(prompt, ms=0.0) if cached else prompt
-    lanes.update(_make_lanes(loaded, request, checked, decoder, prompt))
-    observer = _Observer(loaded, request, checked, decoder, prompt)
+    try:
+        prompts_of = {  # a lane whose skipped layers never run reads the prompt by itself
+            name: decoder.read_prompt(tokens, should_stop, lane.schedule.dropped) if lane.schedule.prunes else prompt
+            for name, lane in checked.lanes.items()
+        }
+    except Stopped:
+        prompts_of = dict.fromkeys(checked.lanes, prompt)
+    lanes.update(_make_lanes(loaded, request, checked, decoder, prompts_of))
+    observer = _Observer(loaded, request, checked, decoder, prompt, prompts_of)
     for name, event in take_turns(lanes, request.view):
         for record in observer.records(name, event):
             report.add(record)
@@ -143,8 +151,10 @@ def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decod
             "corrected": list(sizes.pop("layers")),
             "extras": sizes,
             **({"bank": config_fingerprint(loaded, lane.config)} if lane.bank else {}),
+            **{key: value for key in ("prunes", "lookup") if (value := getattr(lane.schedule, key))},
         }
-        lanes.append({"id": name, "label": lane.label, "config": config})
+        method = {"method": lane.method} if lane.method else {}
+        lanes.append({"id": name, "label": lane.label, **method, "config": config})
     # Any: these two have keys that the trace's types do not name.
     model: Any = {
         "id": loaded.id,
@@ -160,6 +170,8 @@ def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decod
     device |= {"kernels": decoder.kernels} if decoder.kernels else {}
     sampling = {one.name: getattr(request, one.name) for one in settings_of(RUN) if one.name not in ELSEWHERE}
     is_audited = request.audit and BASELINE in checked.lanes
+    schedules = [lane.schedule for lane in checked.lanes.values()]
+    verifies = any(schedule.verifies for schedule in schedules)
     return Header(
         lanes=lanes,
         model=model,
@@ -167,9 +179,13 @@ def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decod
         prompt=request.prompt,
         prompt_tokens=len(checked.prompt_ids),
         seed=request.seed,
-        sampling={**sampling, "notes": checked.notes},
+        sampling={
+            **sampling,
+            **({"lanes": request.lanes} if request.lanes not in LISTS else {}),
+            "notes": checked.notes,
+        },
         idle=request.idle,
-        version=2 if is_audited or any(lane.schedule.verifies for lane in checked.lanes.values()) else 1,
+        version=3 if any(schedule.lookup for schedule in schedules) else 2 if is_audited or verifies else 1,
         software={name: metadata.version(name) for name in ("torch", "transformers")}
         | {"python": platform.python_version()},
     )
@@ -178,7 +194,15 @@ def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decod
 class _Observer:
     """Turns the lanes' events into records, and audits them on the way."""
 
-    def __init__(self, loaded: LoadedModel, request: Request, checked: Plan, decoder: Decoder, prompt: Prefilled):
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        request: Request,
+        checked: Plan,
+        decoder: Decoder,
+        prompt: Prefilled,
+        prompts: dict[str, Prefilled],
+    ):
         self._loaded, self._checked, self._decoder, self._prompt = loaded, checked, decoder, prompt
         self._detokenizers = {name: Detokenizer(loaded.tokenizer) for name in checked.lanes}
         self._thoughts = {name: Thoughts(loaded.tokenizer, checked.prompt_ids) for name in checked.lanes}
@@ -186,7 +210,7 @@ class _Observer:
         self._drift: dict[str, DriftAudit] = {}
         others = {name: lane for name, lane in checked.lanes.items() if name != BASELINE}
         self._quality = {
-            name: QualityAudit(decoder, lane.schedule, lane.bank, prompt, request.max_new_tokens)
+            name: QualityAudit(decoder, lane.schedule, lane.bank, prompts[name], request.max_new_tokens)
             for name, lane in others.items()
             if request.audit and BASELINE in checked.lanes
         }
@@ -206,7 +230,9 @@ class _Observer:
             copied: Any = {key: getattr(event, key) for key in COPIED}
             text = self._detokenizers[name].add(event.token_id)
             tokenizer = self._loaded.tokenizer
-            top: Any = top_words(tokenizer, event.top) if event.top else top_of(tokenizer, event.logits)[0]
+            top: Any = None  # of a draft without a pass
+            if event.logits is not None:
+                top = top_words(tokenizer, event.top) if event.top else top_of(tokenizer, event.logits)[0]
             ms, entropy, outside = round(event.ms, 3), number(event.entropy, 4), number(event.outside_ms, 3)
             copied |= {"outside": outside, "thought": self._thoughts[name].add(event.token_id)}
             yield StepRecord(name, text=text, ms=ms, entropy=entropy, top=top, **copied)
@@ -219,6 +245,8 @@ class _Observer:
             elif self._audits:  # the prefill
                 dropped = self._checked.lanes[name].schedule.dropped
                 self._drift[name] = DriftAudit(self._decoder, dropped, self._prompt, event.token_id)
+                if self._checked.lanes[name].schedule.prunes:
+                    yield self._audit(name, self._drift[name].first(event))
 
     def rest(self) -> Iterator[Record]:
         """The audits of the steps that are left."""
@@ -232,19 +260,23 @@ class _Observer:
 
 
 def _make_lanes(
-    loaded: LoadedModel, request: Request, checked: Plan, decoder: Decoder, prompt: Tensor | Prefilled
+    loaded: LoadedModel,
+    request: Request,
+    checked: Plan,
+    decoder: Decoder,
+    prompts: Mapping[str, Tensor | Prefilled],
 ) -> dict[str, Lane]:
     """A lane for each of the plan, by its id; a lane that is audited keeps what the audit compares."""
     return {
         name: Lane(
             decoder,
-            prompt,
+            prompts[name],
             lane.schedule,
             lane.bank,
             Sampling(request.temperature, request.top_p, request.seed),
             request.max_new_tokens,
             frozenset() if request.ignore_eos else loaded.stop_ids,
-            watch=request.audit and name != BASELINE,
+            watch=request.audit and name != BASELINE and not lane.schedule.lookup,
             top=TOP,
         )
         for name, lane in checked.lanes.items()

@@ -9,13 +9,13 @@ from typing import Any
 from lora_drop.decode.lane import Lane
 from lora_drop.run.report.report import Report
 from lora_drop.run.report.verdict import conclusions
-from lora_drop.run.trace.records import BASELINE, FREE, LORA_DROP, THIRD, TOGETHER, Summary, number
+from lora_drop.run.trace.records import BASELINE, FREE, LORA_DROP, TOGETHER, Summary, number
 
 DIGITS = {"speedup": 4, "bound": 4, "kv_saved": 6, "accepted": 6}
 
 
 def summarise(report: Report, lanes: dict[str, Lane], prefill_cached: bool = False) -> Summary:
-    """The last record of a run. A third lane's comparison with the baseline is among its own figures.
+    """The last record of a run. A further lane's comparison with the baseline is among its own figures.
 
     Args:
         lanes: the lanes as they ended, by id. One that did not end was stopped.
@@ -35,7 +35,7 @@ def summarise(report: Report, lanes: dict[str, Lane], prefill_cached: bool = Fal
             "kv_bytes": lane.kv_bytes,
             "kv_allocated_bytes": lane.state.kv.allocated_bytes,
             **own.refresh_counts,
-            **(beside[name] if name == THIRD else {}),
+            **(beside[name] if name not in (BASELINE, LORA_DROP) else {}),
             "collapsed": own.loop_at(ended),
             "text_sha256": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
             "ended": ended,

@@ -88,10 +88,8 @@ def _control(setting: Setting, value: Any, num_layers: int) -> gr.components.Com
     if setting.span:
         low, high, step = setting.span
         return FreeSlider(low, high, value, step=step, buttons=[], **beside)
-    if isinstance(kind, Choice):
+    if isinstance(kind, Choice) or (isinstance(kind, Text) and kind.public):
         return (gr.Dropdown if len(kind.labelled) > 2 else gr.Radio)(kind.labelled, value=value, **beside)
-    if isinstance(kind, Text) and kind.public:
-        return gr.Radio([(word, word) for word in kind.public], value=value, **beside)
     if isinstance(kind, Flag):
         return gr.Checkbox(value, **beside)
     if is_text(setting):

@@ -37,7 +37,7 @@ class Scripted(ReferenceDecoder):
         self.calls.append(("new_state", tokens, watch, prompt))
         return DecodeState(schedule, bank, watch)
 
-    def read_prompt(self, input_ids):
+    def read_prompt(self, input_ids, pruned=()):
         self.calls.append("read_prompt")
         one = torch.zeros(1)
         return Prefilled(input_ids, KVCache(LAYERS), one, one, one, ms=7.0)

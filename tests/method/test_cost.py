@@ -193,10 +193,10 @@ def test_bytes_read_with_rejected_drafts():
     read = BytesRead(SMALL, schedule, 5, corrections)
     assert read.bound is None
     for step in (1, 2, 3):
-        read.step(step, lora=True)
+        read.step(step, "lora")
     read.rewind(1)
-    read.step(2, lora=False)
-    read.step(3, lora=True)
+    read.step(2, "refresh")
+    read.step(3, "lora")
     read.verify()
     full = baseline_schedule(3)
     base = sum(step_bytes(SMALL, full, step, 5, 1) for step in (1, 2, 3))
@@ -230,13 +230,13 @@ def test_rejected_drafts_lower_the_bound_to_that_of_the_passes():
     at = 0
     for cycle in range(40):
         for i in range(1, 5):
-            whole.step(4 * cycle + i, lora=i < 4)
+            whole.step(4 * cycle + i, "lora" if i < 4 else "refresh")
         kept = cycle % 4  # of three drafts
         for i in range(1, 4):
-            rejecting.step(at + i, lora=True)
+            rejecting.step(at + i, "lora")
         rejecting.rewind(at + kept)
         at += kept + 1
-        rejecting.step(at, lora=False)
+        rejecting.step(at, "refresh")
     assert rejecting.bound == pytest.approx(verified_bound(whole.bound, 4, 0.5), rel=0.02)
 
 

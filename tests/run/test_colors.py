@@ -24,7 +24,7 @@ XYZ = ((0.4339, 0.3762, 0.1899), (0.2126, 0.7152, 0.0722), (0.0178, 0.1098, 0.87
 LEAST = 18  # distance in Lab; neighbours at 10 are still told apart side by side
 QUOTED = r"[\"'`](#(?:[0-9a-fA-F]{6}|[0-9a-fA-F]{3}))[\"'`]"
 IN_CSS = r":[^;{}\n]*(#(?:[0-9a-fA-F]{6}|[0-9a-fA-F]{3})\b)[^{\n]*;"
-LANES = ("baseline", "lora-drop", "third")
+LANES = ("baseline", "lora-drop", "third", "fourth")
 # In one drawing: cells of layers; the race's strip of a lane's steps; bands of the Safe zone's map.
 CELLS = ("full", "refresh", "dropped", "early")
 

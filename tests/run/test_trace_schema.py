@@ -122,6 +122,6 @@ def test_the_readers_in_the_docs_read_what_the_program_reads(tmp_path, language)
         read = subprocess.run([*READERS[language], "-"], input=block, cwd=tmp_path, capture_output=True, text=True)
         lines = [f"{name} {len(steps)} {trace.text(name)}" for name, steps in trace.steps.items()]
         assert read.stdout.splitlines() == "\n".join(lines).splitlines(), read.stderr
-    (tmp_path / "run.jsonl").write_bytes(re.sub(rb'"version": \d', b'"version": 3', rejected))
+    (tmp_path / "run.jsonl").write_bytes(re.sub(rb'"version": \d', b'"version": 4', rejected))
     read = subprocess.run([*READERS[language], "-"], input=block, cwd=tmp_path, capture_output=True, text=True)
-    assert read.returncode and "versions 1 and 2, not 3" in read.stderr
+    assert read.returncode and "versions 1 to 3, not 4" in read.stderr

@@ -1,6 +1,6 @@
 /* Layers by steps: which layers run, refresh or are skipped. */
 
-import { cellKind, stepWords, triggerWords } from "../kinds.js";
+import { cellKind, skips, stepWords, triggerWords } from "../kinds.js";
 import { isAdaptive, writesKv } from "../schedule.js";
 import { Chart } from "./chart.js";
 import { baseLayout, color } from "./layout.js";
@@ -66,7 +66,7 @@ export class ActivityChart extends Chart {
       const { kind: stepKind, trigger } = steps[this.drawn];
       for (let layer = 0; layer < this.z.length; layer++) {
         /** @type {string} */
-        let kind = cellKind(stepKind === "lora", this.dropped.has(layer));
+        let kind = cellKind(skips(stepKind), this.dropped.has(layer));
         if (trigger && kind === "refresh") kind = "early";
         this.z[layer].push(KINDS.indexOf(kind));
         this.words[layer].push(kind === "early" ? words.early + triggerWords[trigger ?? ""] : words[kind]);

@@ -4,6 +4,7 @@
 import { find, make, makeButton, makeSvg } from "../dom.js";
 import { formatNumber } from "../format.js";
 import { isBaseline } from "../schedule.js";
+import { LANES } from "./layout.js";
 
 /** @typedef {import("../run.js").Lane} Lane */
 
@@ -11,7 +12,6 @@ const WIDTH = 300;
 const HEIGHT = 150;
 const PAD = { left: 34, right: 14, top: 16, bottom: 34 };
 const MOST = 16; // steps of a cycle that have room
-const LANES = ["baseline", "lora-drop", "third"];
 
 /**
  * @param {HTMLElement} root

@@ -1,6 +1,7 @@
 /* Colours and the layout that all charts share. */
 
-const LANES = ["baseline", "lora-drop", "third"];
+/** Names of the lanes' colours and classes, in their order. */
+export const LANES = ["baseline", "lora-drop", "third", "fourth"];
 
 /**
  * A colour of the page by its name in lora_drop/run/exports/colors.py.

@@ -174,7 +174,7 @@ function drawStrip(pen, run, moment, strip, top, size) {
 /** Draw a lane's first tokens, one after the other; the time of rejected drafts comes before the token that replaced them. */
 function drawTokens(pen, lane, tokens, strip, y, height) {
   const own = laneColor(lane.index);
-  const tints = { lora: faded(own, 0.35), refresh: color("refresh"), prefill: color("muted") };
+  const tints = { lora: faded(own, 0.35), draft: faded(own, 0.35), refresh: color("refresh"), prefill: color("muted") };
   if (isBaseline(lane.schedule)) tints.refresh = faded(own, 0.6);
   const [rejected, replaced] = [color("rejected"), new Set(lane.rewinds.map(({ to }) => to + 1))];
   const unit = strip.width / strip.span;

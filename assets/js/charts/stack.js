@@ -2,6 +2,7 @@
  * and a line says what the last step did. */
 
 import { find } from "../dom.js";
+import { skips } from "../kinds.js";
 import { shownTokens } from "../position.js";
 import { penOf, redraw } from "./canvas.js";
 import { color, faded, isTalk, talkSize } from "./layout.js";
@@ -59,7 +60,7 @@ function draw(canvas, lane, tokens, planned) {
   const verified = lastFull(lane, tokens);
   const gap = [across > 3 ? 1 : 0, up > 2.4 ? 0.6 : 0];
   for (let step = 0; step < tokens; step++) {
-    const isLora = lane.steps[step].kind === "lora";
+    const isLora = skips(lane.steps[step].kind);
     for (let layer = 0; layer < numLayers; layer++) {
       /** @type {Box} */
       const box = [step * across, height - (layer + 1) * up, across - gap[0], up - gap[1]];
@@ -103,7 +104,7 @@ function wordsOf({ steps, schedule, rank, rewinds }, tokens) {
   const { numLayers, dropped, refresh, accept } = schedule;
   const step = steps[tokens - 1];
   if (!step || step.kind === "prefill") return `The prompt is read: all ${numLayers} layers run.`;
-  if (step.kind === "lora") {
+  if (skips(step.kind)) {
     const instead = rank ? "small corrections in their place" : "nothing in their place";
     return `Token ${tokens}: a guess. ${dropped.length} of ${numLayers} layers are skipped, ${instead}.`;
   }

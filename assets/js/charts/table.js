@@ -77,7 +77,7 @@ export function addRunTable(figure, store, tableOf) {
 }
 
 /** @param {Table} table */
-function drawn({ caption, head, rows }) {
+export function drawn({ caption, head, rows }) {
   const node = make("table", "ld-table");
   const names = make("tr");
   names.append(...head.map((name) => Object.assign(make("th", "", name), { scope: "col" })));

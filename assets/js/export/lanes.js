@@ -1,5 +1,6 @@
 /* The lanes side by side in a picture, each with name, figures and text. */
 
+import { LANES } from "../charts/layout.js";
 import { formatBytes, formatNumber } from "../format.js";
 import { addText, laneText } from "./lane_text.js";
 
@@ -7,7 +8,6 @@ import { addText, laneText } from "./lane_text.js";
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("./sheet.js").Sheet} Sheet */
 
-const LANES = ["baseline", "lora-drop", "third"];
 const TEXT_SIZES = [25, 23, 21, 19]; // the largest that fits all texts is used
 const CUT_SIZE = 21; // if none fits: a readable text is better than a complete one
 const LINE_HEIGHT = 1.42;

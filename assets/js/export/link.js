@@ -20,7 +20,7 @@ import { find } from "../dom.js";
 const UNCHANGED = { __type__: "update" }; // Gradio's word for "leave this control alone"
 const MAX_PROMPT = 20000; // longest prompt in a link, in characters
 const HASH = 12; // hex digits of a text's sha256 in a link
-const TEXTS = /^[a-z_]{1,20}:[0-9a-f]{12}(\.[a-z_]{1,20}:[0-9a-f]{12}){0,3}$/;
+const TEXTS = /^[a-z0-9_]{1,32}:[0-9a-f]{12}(\.[a-z0-9_]{1,32}:[0-9a-f]{12}){0,3}$/;
 const OTHERS = ["texts", "model", "on", "talk"]; // parameters that are no settings; Gradio's begin with __
 const LANE_NAMES = new Map([["baseline", "baseline"], ["lora_drop", "LoRA-Drop"], ["third", "third"]]);
 

@@ -1,7 +1,9 @@
 /* A drawing as SVG: rectangles, lines and texts with resolved colours. It loads nothing, and no text becomes markup. */
 
+import { LANES } from "../charts/layout.js";
+
 const SVG = "http://www.w3.org/2000/svg";
-const NAMES = ["baseline", "lora-drop", "third", "diverged", "refresh", "rejected", "ink", "muted", "line", "panel", "page"];
+const NAMES = [...LANES, "diverged", "refresh", "rejected", "ink", "muted", "line", "panel", "page"];
 
 /** Distance of the baseline below the middle of a line, as a share of the text's size. */
 export const BASELINE_AT = 0.36;

@@ -2,6 +2,7 @@
 
 import { Charts } from "../charts/charts.js";
 import { mountCycle } from "../charts/cycle.js";
+import { mountMethods } from "../charts/methods.js";
 import { mountParts } from "../charts/parts.js";
 import { mountRace } from "../charts/race.js";
 import { mountStack } from "../charts/stack.js";
@@ -45,6 +46,7 @@ export function mountLive(element, props, watch, loadBuildUp, server = null, sto
   const charts = new Charts(root, store, (step) => player.moveTo(step));
   mountRace(root, store, (step) => player.moveTo(step));
   mountStack(root, store, (step) => player.moveTo(step));
+  mountMethods(root, store);
   mountParts(root, store);
   mountCycle(root, store);
   const player = new Player(root, store);

@@ -1,5 +1,6 @@
 /* A lane's pane: its name, figures and text. */
 
+import { LANES } from "../charts/layout.js";
 import { make } from "../dom.js";
 import { formatBytes, formatNumber } from "../format.js";
 import { isBaseline } from "../schedule.js";
@@ -43,7 +44,7 @@ export class Pane {
   constructor(index, title = "", note = "", invite = "") {
     this.node = make("article", "ld-pane");
     this.node.dataset.lane = String(index);
-    this.node.dataset.testid = `answer-${["baseline", "lora_drop"][index] ?? "third"}`;
+    this.node.dataset.testid = `answer-${(LANES[index] ?? "further").replace("-", "_")}`;
     this.title = make("h2", "", title);
     this.note = make("p", "ld-pane-note", note);
     /** @type {Record<string, HTMLElement>} */

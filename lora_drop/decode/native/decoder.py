@@ -106,6 +106,12 @@ class NativeDecoder(ReferenceDecoder):
         u = h + layer.self_attn.o_proj(mixed.flatten(2))
         return u, feed(layer, u)
 
+    def _pending(self, h: Tensor, state: DecodeState) -> Tensor:
+        """See `ReferenceDecoder`; a row of the memory that the pass runs in."""
+        assert isinstance(state, NativeState)
+        state.begin(self._hidden_size)
+        return state.rows[len(state.pending)].copy_(h[0])
+
     @torch.inference_mode()
     def repair(self, token: Tensor | None, state: DecodeState) -> DecoderOutput:
         """See `ReferenceDecoder`."""

@@ -72,8 +72,10 @@ class NativeState(DecodeState):
         for row, i in enumerate(schedule.dropped):
             self.plan[i].drops = 1
             self.plan[i].hidden = self.vectors[row].data_ptr() if len(self.vectors) else None
-        pairs = zip(map(self.kv.store, range(schedule.num_layers)), self.kv.lengths, strict=True)
-        stores = (Store(t.data_ptr(), t.shape[3], count, KINDS[t.dtype]) for t, count in pairs)
+        stores = (  # a pruned layer has none
+            Store() if t is None else Store(t.data_ptr(), t.shape[3], count, KINDS[t.dtype])
+            for t, count in zip(self.kv.stores, self.kv.lengths, strict=True)
+        )
         self.stores = (Store * schedule.num_layers)(*stores)
         self.rooms = [store.capacity for store in self.stores]
 

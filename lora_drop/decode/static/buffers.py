@@ -220,7 +220,9 @@ def padded(rows: int) -> int:
 
 def passes_of(schedule: Schedule) -> list[Pass]:
     """All passes that a lane can need, the most frequent first."""
-    lora = [] if schedule.is_baseline else [Pass(True, 1)]
+    lora = [] if schedule.is_baseline or schedule.lookup else [Pass(True, 1)]
+    if schedule.prunes:
+        return lora
     if not schedule.repairs:
         return [*lora, Pass(False, 1)]
     most = padded(schedule.period)

@@ -162,7 +162,7 @@ class StaticDecoder(ReferenceDecoder):
         """See `ReferenceDecoder`. Without `tokens` the buffers double when full, and are captured anew."""
         state = StaticState(schedule, bank, watch, tokens=tokens, prompt=prompt)
         if prompt:
-            self._allocate(state, max(tokens, prompt + 1), prompt, prompt)
+            self._allocate(state, max(tokens, prompt + 1), prompt, 0 if schedule.prunes else prompt)
         return state
 
     @torch.inference_mode()
@@ -171,7 +171,8 @@ class StaticDecoder(ReferenceDecoder):
         assert isinstance(state, StaticState)
         output = super().start(prompt, state)
         if state.buffers is None or state.prompt != state.position:
-            self._allocate(state, max(state.tokens, state.position + 1), state.position, state.position)
+            filled = state.kv.lengths[_dropped(state.schedule)]
+            self._allocate(state, max(state.tokens, state.position + 1), state.position, filled)
         else:
             self._bind(state, state.buffers)
         return output
@@ -182,6 +183,12 @@ class StaticDecoder(ReferenceDecoder):
         assert isinstance(state, StaticState)
         lora = not state.refresher.begin()
         return self._advance(token, state, lora, 1 if lora else len(state.pending) + 1)
+
+    def _pending(self, h: Tensor, state: DecodeState) -> Tensor:
+        """See `ReferenceDecoder`; a row (1, D) of the buffers."""
+        assert isinstance(state, StaticState) and state.buffers is not None
+        count = len(state.pending)
+        return state.buffers.pending[count : count + 1].copy_(h[0])
 
     @torch.inference_mode()
     def repair(self, token: Tensor | None, state: DecodeState) -> DecoderOutput:

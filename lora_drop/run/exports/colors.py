@@ -1,7 +1,7 @@
 """The colours of the page and of every figure, in one place; one meaning a colour. Many are Okabe and Ito's.
 
 CSS reads them as variables (`--ld-baseline`), the live charts read those variables, Python figures import `COLORS`.
-The three lanes, and kinds of steps and layers that touch in a drawing, differ to readers with each of the three common
+The four lanes, and kinds of steps and layers that touch in a drawing, differ to readers with each of the three common
 colour-blindnesses too (`tests/run/test_colors.py`).
 """
 
@@ -13,6 +13,7 @@ COLORS: dict[str, dict[str, str]] = {
         "baseline": "#0072B2",  # the baseline lane
         "lora-drop": "#C24E00",  # the LoRA-Drop lane (vermillion, darkened a little for text on white)
         "third": "#3D2173",  # the third lane: much darker than the first, as blue and violet look alike to many
+        "fourth": "#9000F0",  # the fourth lane
         "full": "#D3DAE3",  # a layer that runs whole
         "refresh": "#009E73",  # a full step that renews what skipped layers reuse
         "early": "#00503B",  # the same, before its time
@@ -34,6 +35,7 @@ COLORS: dict[str, dict[str, str]] = {
         "baseline": "#56B4E9",
         "lora-drop": "#FF9E57",
         "third": "#E8D6FF",
+        "fourth": "#9078F0",
         "full": "#3A4653",
         "refresh": "#2FBF95",
         "early": "#C4F7E5",

@@ -24,6 +24,7 @@ def commands_of(header: Any) -> dict[str, str]:
     if schedule.get("drop_layers") is not None:  # a list of layers takes the place of range and ratio
         schedule = {name: value for name, value in schedule.items() if name not in ("layers", "drop_ratio")}
     lanes = "both" if len(header.lanes) > 1 else header.lanes[0]["id"].replace("_", "-")
+    lanes = ",".join(lane["method"] for lane in header.lanes if "method" in lane) or lanes
     # Those that a header keeps outside `sampling` are settings of the run too.
     run = dict(_changed(RUN, {**header.sampling, "seed": header.seed, "lanes": lanes}))
     model = "bundled" if header.model["id"].startswith("bundled:") else header.model["id"]

@@ -31,6 +31,7 @@ from lora_drop.run.trace.records import (
 )
 from lora_drop.run.trace.trace import PassRecord, Trace
 
+DRAFTS = ("lora", "draft")  # kinds of steps that may be verified later
 LEAST_MS = 1e-9  # a time below it counts as this much: no division by zero
 
 
@@ -100,8 +101,8 @@ class LaneReport:
         passes: all that ran, those for rejected drafts included.
         decode_ms: time of all decode passes.
         full: the full steps, repairs and the last verification included.
-        rejected: the LoRA steps whose tokens were rejected.
-        drafts: tokens of LoRA steps that the full model has verified.
+        rejected: the LoRA steps, and drafts without a pass, whose tokens were rejected.
+        drafts: tokens of such steps that the full model has verified.
         accepted: those that it accepted.
         quality: on the baseline's text.
     """
@@ -116,7 +117,7 @@ class LaneReport:
         self.rejected: list[StepRecord] = []
         self.drafts = self.accepted = self._pending = 0
         self.quality = Quality()
-        self._ends: list[Cycle] = []  # tokens and time up to the end of each full pass
+        self._ends: list[Cycle] = []  # tokens and time up to the end of each full pass, or of each step that prunes
         self._layer_runs = 0  # passes over a layer's weights, of however many rows
         self._regrets: dict[int, float] = {}  # by step, of tokens that stand
         self._is_sampled = bool(header.sampling.get("temperature"))
@@ -124,6 +125,7 @@ class LaneReport:
         corrections = corrections_of(config)
         self._read = BytesRead(shape, self.schedule, header.prompt_tokens, corrections) if shape else None
         self._bytes_of = 0  # passes whose bytes are counted
+        self._itemsize = (header.model.get("kv_bytes_per_token") or 0) / (shape.kv_per_token or 1) if shape else 0.0
 
     def add(self, record: PassRecord) -> None:
         """Take a pass of the lane."""
@@ -131,7 +133,7 @@ class LaneReport:
         if isinstance(record, RewindRecord):
             gone = self.steps[record.to + 1 :]
             self._verify(len(gone))
-            self.rejected += [step for step in gone if step.kind == "lora"]
+            self.rejected += [step for step in gone if step.kind in DRAFTS]
             for step in gone:
                 self._regrets.pop(step.step, None)
             del self.steps[record.to + 1 :]
@@ -144,8 +146,10 @@ class LaneReport:
         else:
             self._layer_runs += self.schedule.num_layers - self.schedule.first_skipped
         self.decode_ms += record.ms
-        if isinstance(record, StepRecord) and record.kind == "lora":
+        if isinstance(record, StepRecord) and record.kind in DRAFTS:
             self._pending += 1
+            if self.schedule.prunes:  # no full pass ever ends a cycle
+                self._ends.append((self.kept, self.decode_ms))
             return
         self._verify(record.rows - record.kept if isinstance(record, JudgeRecord) else 0)
         self.full.append(record)
@@ -207,17 +211,29 @@ class LaneReport:
         """The baseline's bytes over the lane's; None before the first step, or where the header has no sizes."""
         if self.schedule.is_baseline:
             return 1.0
-        if self._read is None:
-            return None
+        return None if self._read is None else self._bytes_read(self._read).bound
+
+    @property
+    def bytes_per_token(self) -> float | None:
+        """Bytes that the passes read, by the formula, for each token that stands; None where `bound` is."""
+        return self._itemsize * self._bytes_read(self._read).numbers / self.kept if self._read and self.kept else None
+
+    @property
+    def layer_runs(self) -> float | None:
+        """Passes over a layer's weights, of however many rows, for each token that stands."""
+        return self._layer_runs / self.kept if self.kept else None
+
+    def _bytes_read(self, read: BytesRead) -> BytesRead:
+        """`read` with all passes so far."""
         for record in self.passes[self._bytes_of :]:
             if isinstance(record, RewindRecord):
-                self._read.rewind(record.to)
+                read.rewind(record.to)
             elif isinstance(record, JudgeRecord):
-                self._read.verify()
+                read.verify()
             elif record.step:
-                self._read.step(record.step, lora=record.kind == "lora")
+                read.step(record.step, record.kind)
         self._bytes_of = len(self.passes)
-        return self._read.bound
+        return read
 
     @property
     def acceptance(self) -> float | None:
@@ -242,7 +258,7 @@ class LaneReport:
         A layer run is one pass over the layer's weights, of however many rows; rejected tokens' count too. None
         without a decode step.
         """
-        return 1 - self._layer_runs / (self.schedule.num_layers * self.kept) if self.kept else None
+        return None if self.layer_runs is None else 1 - self.layer_runs / self.schedule.num_layers
 
     @property
     def loss(self) -> float | None:

@@ -15,19 +15,20 @@ from lora_drop.run.report.headline import headline, is_timed, refuses, untimed_w
 from lora_drop.run.report.parts import parts_of
 from lora_drop.run.report.report import Report
 from lora_drop.run.report.speed import is_by_chance, is_wide, lacks_kernels, makes_claims, speed_of
+from lora_drop.run.report.table import lane_table
 from lora_drop.run.report.why import why
 from lora_drop.run.report.words import counted
-from lora_drop.run.trace.records import BASELINE, THIRD, Verdict
+from lora_drop.run.trace.records import BASELINE, LORA_DROP, THIRD, Verdict
 
 Facts = dict[str, Any]
 Kind = Literal["stopped", "nothing_skipped", "lossless", "collapsed", "compared"]
 
 
 def conclusions(report: Report) -> dict[str, Any]:
-    """`{"verdict", "why", "parts"}` of a run, also of one that was cut short."""
+    """`{"verdict", "why", "parts", "table"}` of a run, also of one that was cut short."""
     judgement = verdict(report)
     parts = parts_of(report, judgement["facts"]["bound"])
-    return {"verdict": judgement, "why": why(report, parts), "parts": parts}
+    return {"verdict": judgement, "why": why(report, parts), "parts": parts, "table": lane_table(report)}
 
 
 def verdict(report: Report) -> Verdict:
@@ -35,8 +36,17 @@ def verdict(report: Report) -> Verdict:
     facts = facts_of(report)
     kind = kind_of(facts)
     glance = headline(kind, facts)
-    text = sentence(kind, facts)
-    return {"kind": kind, "text": text, "facts": facts, "figures": glance["figures"], "line": glance["line"]}
+    text, line = sentence(kind, facts), glance["line"]
+    if is_of_rival(report):
+        label = report.trace.header.main["label"]
+        text, line = (words.replace("LoRA-Drop", label) for words in (text, line))
+    return {"kind": kind, "text": text, "facts": facts, "figures": glance["figures"], "line": line}
+
+
+def is_of_rival(report: Report) -> bool:
+    """True if a run is about another method than LoRA-Drop."""
+    main = report.trace.header.main
+    return "method" in main and main["id"] != LORA_DROP
 
 
 def kind_of(facts: dict[str, Any]) -> Kind:
@@ -65,7 +75,7 @@ def facts_of(report: Report) -> Facts:
         "part": config.get("part", "block"),
         "accept": config.get("accept") or 0,
         "head": config.get("head", "full"),
-        "corrections": _corrections(config),
+        "corrections": None if is_of_rival(report) else _corrections(config),
         "skipped_share": report.lanes[lane].skipped_share,
         "accepted": report.lanes[lane].acceptance,
         "accepted_without": _accepted_without(report, third),

@@ -18,6 +18,10 @@ def setting_words(header: Header) -> list[str]:
 def lane_words(header: Header, lane: str) -> list[str]:
     """Settings of a lane in words. Defaults are left out, except the period and the reuse rule."""
     config: dict[str, Any] = dict(header.config_of(lane))
+    if config.get("prunes"):
+        return [f"{len(config['dropped'])} of {header.model['layers']} layers never run"]
+    if n := config.get("lookup"):
+        return [f"up to {config.get('period', 1) - 1} drafts, from n-grams of up to {n} tokens"]
     has_lora_steps = config.get("period", 1) != 1
     if not has_lora_steps or not config["dropped"]:
         is_screened = has_lora_steps and config.get("head") == "screened"

@@ -8,6 +8,7 @@ from pydantic import Field, create_model
 
 from lora_drop.method.fields import SCHEDULE, Setting
 from lora_drop.method.kinds import LayerList, Layers
+from lora_drop.method.methods import METHODS
 from lora_drop.method.settings import settings_of
 from lora_drop.run.results.store import Kind, Number, Shape
 
@@ -108,6 +109,26 @@ CALIBRATION = Kind(
                 accepted=Number | None,
                 row_cost=(Number | None, None),
                 outside=(Number | None, None),
+            )
+        ),
+    ),
+)
+
+# ---- methods beside the full model; a row is a lane's name with its values ----
+
+COMPARE = Kind(
+    *("compare.json", "compare", "a comparison of methods", "lora-drop-compare", 1),
+    _shape(
+        device=_shape(name=str),
+        data=_shape(prompts=Number),
+        date=str,
+        rows=_many(
+            _shape(
+                method=(str, Field(pattern=f"^({'|'.join(METHODS)})(:[0-9]+)*$")),
+                is_search=bool,
+                **dict.fromkeys(("speedup", "regret", "same_texts", "texts"), Number),
+                **dict.fromkeys(("speedup_low", "speedup_high", "accepted"), Number | None),
+                **dict.fromkeys(("layer_runs", "bytes", "kv_saved"), Number),
             )
         ),
     ),

@@ -22,7 +22,7 @@ from lora_drop.method.schedule import TRIGGERS, StepKind
 from lora_drop.method.settings import settings_of
 
 FORMAT: Final = "lora-drop-trace"
-VERSIONS: Final = (1, 2)  # 2 where tokens may be taken back, or quality is audited
+VERSIONS: Final = (1, 2, 3)  # 2 where tokens may be taken back, or quality is audited; 3 with drafts without a pass
 BASELINE, LORA_DROP, THIRD = "baseline", "lora_drop", "third"  # ids of the lanes of a run
 MAX_LANES = 16  # the reader and the page go through all lanes at every step
 MAX_LAYERS = 1000  # of a model, and the length of a list of layers
@@ -30,7 +30,14 @@ MAX_VALUES, MAX_TEXT = 10**4, 10**7  # of an object or a list in a header or a s
 MAX_DEPTH = 8  # of objects and lists in a header: deeper than any run's, and far from the limit of recursion
 TOGETHER = ("speedup", "bound", "kv_saved", "first_divergence", "top1_agreement")  # of a lane beside the baseline
 FREE = ("accepted", "tokens_per_refresh", "speedup_interval", "quality")  # further figures of a lane, None where none
-TAKEN = (*TOGETHER, *FREE, "config", "device", "verdict")  # keys of `run`'s JSON object: no lane has such an id
+TAKEN = (
+    *TOGETHER,
+    *FREE,
+    "config",
+    "device",
+    "verdict",
+    "lanes",
+)  # keys of `run`'s JSON object: no lane has such an id
 
 KINDS = get_args(StepKind)
 
@@ -85,6 +92,8 @@ else:
             "corrected": Layers | None,
             "rank": Size,
             "extras": ExtrasHeader,
+            "prunes": bool,
+            "lookup": Size,
         },
         total=False,
     )
@@ -97,11 +106,12 @@ else:
 
 @with_config(MORE)
 class LaneHeader(TypedDict):
-    """A lane of a run."""
+    """A lane of a run. `method` is its name in a list of lanes; a run without such a list has none."""
 
     id: LaneId
     label: Label
     config: LaneConfig
+    method: NotRequired[Label]
 
 
 @with_config(MORE)
@@ -233,7 +243,7 @@ class Header(_Line):
     sampling: Sampling = field(default_factory=dict)
     type: Literal["header"] = "header"
     format: Literal["lora-drop-trace"] = FORMAT
-    version: Literal[1, 2] = 1
+    version: Literal[1, 2, 3] = 1
     idle: Idle | None = None
 
     _optional = ("idle",)
@@ -269,12 +279,12 @@ class Header(_Line):
 @dataclass(frozen=True)
 class StepRecord(_Line):
     """One step of a lane. `ms` is the time of the step on the lane's own clock; `kv_bytes` is the size of its caches
-    after it; `entropy` is that of the step's unscaled logits, in nats; `active` has a 1 for each layer that ran whole;
-    `trigger`, of `TRIGGERS`, is the reason for an early refresh (a line has it only then); `rows` are the tokens that
-    the pass ran through the skipped layers (a line has it only where they are more than one); `top` are the likeliest
-    next tokens by the step's unscaled logits with their probabilities, the likeliest first. `outside` is the part of
-    `ms` outside the decoder's kernels (a line has it only where the decoder counts them). `thought`: the token belongs
-    to what the model thinks before it answers (a line has it only then)."""
+    after it; `entropy` is that of the step's unscaled logits, in nats, None of a `draft` (it took no pass); `active`
+    has a 1 for each layer that ran whole; `trigger`, of `TRIGGERS`, is the reason for an early refresh (a line has it
+    only then); `rows` are the tokens that the pass ran through the skipped layers (a line has it only where they are
+    more than one); `top` are the likeliest next tokens by the step's unscaled logits with their probabilities, the
+    likeliest first. `outside` is the part of `ms` outside the decoder's kernels (a line has it only where the decoder
+    counts them). `thought`: the token belongs to what the model thinks before it answers (a line has it only then)."""
 
     lane: str
     step: StepNumber
@@ -372,8 +382,8 @@ class Summary(_Line):
     `accepted` is the share of drafts that the full model accepted, None where `accept` is 0; `speedup_interval` is the
     speedup's 95% interval; `quality` has `lora_steps`, `full_steps` and `all_steps` of the audit on the baseline's
     text; `prefill_cached` is true if the prompt's K/V came from an earlier run. `verdict`, `why` (a sentence for each
-    chart) and `parts` (where the time goes) are made from the trace by `report/verdict.py`, anew each time it is
-    opened.
+    chart), `parts` (where the time goes) and `table` (a row for each lane of a run of methods) are made from the trace
+    by `report/verdict.py`, anew each time it is opened.
     """
 
     lanes: dict[str, LaneSummary]
@@ -390,12 +400,13 @@ class Summary(_Line):
     verdict: Verdict | None = None
     why: dict[str, Text | None] | None = None
     parts: dict[str, Any] | None = None
+    table: Annotated[list[dict[str, Any]], Field(max_length=MAX_LANES)] | None = None
     type: Literal["summary"] = "summary"
 
-    _optional = ("verdict", "why", "parts")
+    _optional = ("verdict", "why", "parts", "table")
 
     def is_right(self) -> bool:
-        return all(map(is_plain, (self.lanes, self.quality, self.verdict, self.why, self.parts)))
+        return all(map(is_plain, (self.lanes, self.quality, self.verdict, self.why, self.parts, self.table)))
 
 
 Record = Header | StepRecord | RewindRecord | JudgeRecord | AuditRecord | Summary
@@ -437,7 +448,7 @@ def read_line(line: bytes) -> Record:
         if values["format"] != FORMAT:
             raise LoraDropError("this is another format.")
         if values["version"] not in VERSIONS:
-            versions = " and ".join(map(str, VERSIONS))
+            versions = f"1 to {VERSIONS[-1]}"
             raise LoraDropError(f"this is version {values['version']!r} of the format; this program reads {versions}.")
     cls, types = _readers()[kind]
     try:

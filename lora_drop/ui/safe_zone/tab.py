@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from lora_drop.errors import LoraDropError
 from lora_drop.method.schedule import PARTS, REUSE_RULES
 from lora_drop.models.pool import ModelPool
+from lora_drop.paths import SHIPPED_METHODS
+from lora_drop.run.exports.colors import COLORS
+from lora_drop.run.exports.figures.methods import frontier_picture
+from lora_drop.run.results.compared import winner_words
+from lora_drop.run.results.files import COMPARE
 from lora_drop.run.results.rows import QUALITIES
 from lora_drop.ui.components import ON_DEVICE
 from lora_drop.ui.safe_zone.callbacks import MAX_POINTS, MEASURED_HERE, SafeZone, stored_sweep
@@ -50,6 +58,7 @@ def build_safe_zone_tab(pool: ModelPool, limits: Limits, model: gr.components.Co
             with gr.Accordion("Speed against quality, all rules, with the paper's own points", open=False) as curves:
                 quality = _build_quality()
                 front = Figure("One moment …", elem_id="ld-zone-pareto")
+            _text(methods_words())
         form, start, cancel, progress = _build_form()
 
     quiet: Any = {"show_progress": "hidden", "api_visibility": "private"}
@@ -144,6 +153,19 @@ def _build_form() -> tuple[list[gr.components.Component], gr.Button, gr.Button, 
         progress = Progress(progress_value("idle", words), elem_id="ld-sweep-progress")
         _text(MEASURED_HERE)
     return [ratios, periods, reuse, part, adapters], start, cancel, progress
+
+
+def methods_words(folder: Path = SHIPPED_METHODS) -> str:
+    """The stored frontier of methods as HTML: who wins, and the picture in the page's colours. Empty without one."""
+    try:
+        content = COMPARE.read(folder / COMPARE.name)
+    except LoraDropError:
+        return ""
+    picture = frontier_picture(content)
+    for name, color in COLORS["light"].items():  # so that it follows the page's theme
+        picture = picture.replace(color, f"var(--ld-{name})")
+    words = f"<h2>Other methods on the same clock</h2><p>{html.escape(winner_words(content))}</p>"
+    return f'<div class="ld-chart" id="ld-zone-methods">{words}{picture}</div>'
 
 
 def _text(words: str) -> gr.HTML:

@@ -1,0 +1,238 @@
+"""The table of methods that can be a lane: the full model, LoRA-Drop, and what it is compared with.
+
+A lane is named `method`, or `method:value:value` with the method's parameters in their order: `layerskip:12:4`. All
+run on one engine, so each is a schedule (`schedule.Schedule`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lora_drop.errors import LoraDropError
+from lora_drop.method.config import MAX_PERIOD, MAX_REPAIR, LoraDropConfig, default_range
+from lora_drop.method.presets import ALIASES, BUNDLED_ORDER, COMPARISONS, PRESETS, is_bundled, presets_for
+from lora_drop.method.schedule import dropped_layers
+
+FULL, OWN = "full", "lora-drop"  # the full model, and LoRA-Drop with the run's settings
+LISTS = {"both": (FULL, OWN), "baseline": (FULL,), "lora-drop": (OWN,)}  # words for lists of lanes
+MOST_LANES = 4
+PAPER = "arXiv 2601.02569"
+
+Layers = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A whole number that a method takes, from `low` to `high`; `high` and `default` are of the number of layers."""
+
+    name: str
+    low: int
+    high: Callable[[int], int]
+    default: Callable[[int], int]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of decoding.
+
+    Args:
+        label: of its lane; `{}` are the parameters.
+        note, source: what it does, in one sentence, and where it comes from.
+        is_trained: True if it uses weights that were trained for it.
+        is_lossless: True if every token is the full model's own choice.
+        parameters: in the order of a lane's name.
+        searched: values that `lora-drop compare` tries, of the number of layers.
+        schedule: config, and fields of the schedule that are no settings, from the number of layers, a function that
+            chooses layers by their count, and the values; None for LoRA-Drop's own configs.
+    """
+
+    label: str
+    note: str
+    source: str
+    is_trained: bool = False
+    is_lossless: bool = False
+    parameters: tuple[Parameter, ...] = ()
+    searched: Callable[[int], list[tuple[int, ...]]] = lambda layers: [()]
+    schedule: Callable[..., tuple[LoraDropConfig, dict[str, Any]]] | None = None
+
+
+@dataclass(frozen=True)
+class MethodLane:
+    """A method on a model: its name with all values, and its config and further fields of the schedule."""
+
+    name: str
+    config: LoraDropConfig
+    more: dict[str, Any]
+
+
+def _pruned(layers: Layers) -> tuple[LoraDropConfig, dict[str, Any]]:
+    return LoraDropConfig(MAX_PERIOD, drop_layers=layers, reuse="skip", adapters="none"), {"prunes": True}
+
+
+def _verified(layers: Layers, drafts: int, **more: Any) -> tuple[LoraDropConfig, dict[str, Any]]:
+    exact: dict[str, Any] = {"refresh": "repair", "kv": "write", "accept": 1.0}
+    return LoraDropConfig(drafts + 1, drop_layers=layers, reuse="skip", adapters="none", **exact), more
+
+
+COUNT = Parameter("number of layers", 1, lambda layers: layers - 2, lambda layers: max(1, layers // 7))
+EXIT = Parameter("exit layer", 1, lambda layers: layers - 1, lambda layers: layers - max(1, layers // 7))
+DRAFTS = Parameter("draft length", 1, lambda layers: MAX_REPAIR - 1, lambda layers: 3)
+LOOKED_UP = dataclasses.replace(DRAFTS, default=lambda layers: 6)
+GRAM = Parameter("n-gram length", 1, lambda layers: 16, lambda layers: 3)
+
+RIVALS = {
+    "prune": Method(
+        "Static pruning, {} layers",
+        "The same layers never run, on the prompt neither; nothing was trained to make up for them.",
+        "LLM-Pruner arXiv 2305.11627, ShortGPT arXiv 2403.03853; the layers are those that LoRA-Drop skips first",
+        parameters=(COUNT,),
+        searched=lambda layers: [(n,) for n in (2, 4, 8) if n < layers - 2],
+        schedule=lambda layers, order, count: _pruned(order(count)),
+    ),
+    "exit": Method(
+        "Early exit, after {} layers",
+        "The last layers never run, on the prompt neither; the model was not trained to exit early.",
+        "the untrained baseline of LayerSkip, arXiv 2404.16710",
+        parameters=(EXIT,),
+        searched=lambda layers: [(layers - n,) for n in (1, 2, 4) if n < layers],
+        schedule=lambda layers, order, at: _pruned(tuple(range(at, layers))),
+    ),
+    "layerskip": Method(
+        "LayerSkip, exit {}, draft length {}",
+        "Drafts by the first layers, which the full model verifies; the model was not trained for it.",
+        "LayerSkip, arXiv 2404.16710",
+        is_lossless=True,
+        parameters=(EXIT, DRAFTS),
+        searched=lambda layers: [
+            (at, drafts)
+            for at in dict.fromkeys(round(layers * share) for share in (0.4, 0.6, 0.8, 0.9))
+            for drafts in (1, 2, 4)
+        ],
+        schedule=lambda layers, order, at, drafts: _verified(tuple(range(at, layers)), drafts),
+    ),
+    "draft-verify": Method(
+        "Draft & Verify, {} layers, draft length {}",
+        "Drafts without chosen layers, which the full model verifies; whole layers, and a fixed number of drafts.",
+        "Draft & Verify, arXiv 2309.08168",
+        is_lossless=True,
+        parameters=(COUNT, DRAFTS),
+        searched=lambda layers: [(n, drafts) for n in (4, 8, 12) if n < layers - 2 for drafts in (1, 2, 4)],
+        schedule=lambda layers, order, count, drafts: _verified(order(count), drafts),
+    ),
+    "prompt-lookup": Method(
+        "Prompt lookup, draft length {}, n-gram {}",
+        "Drafts are what followed the text's last n-gram earlier in prompt and answer; one full pass verifies them.",
+        "A. Saxena, github.com/apoorvumang/prompt-lookup-decoding; transformers' prompt_lookup_num_tokens",
+        is_lossless=True,
+        parameters=(LOOKED_UP, GRAM),
+        searched=lambda layers: [(drafts, n) for drafts in (2, 3, 6, 10) for n in (2, 3, 4)],
+        schedule=lambda layers, order, drafts, n: _verified((), drafts, lookup=n, dropped=tuple(range(layers))),
+    ),
+}
+METHODS = {
+    FULL: Method("Full model", "Every layer, every token.", "the model itself", is_lossless=True),
+    OWN: Method("LoRA-Drop", "LoRA-Drop with the settings of the run.", PAPER, is_trained=True),
+    **{
+        name: Method(
+            f"LoRA-Drop, {preset.label}",
+            preset.note,
+            PAPER,
+            is_trained=True,
+            is_lossless=preset.config.accept == 1,
+        )
+        for name, preset in PRESETS.items()
+    },
+    "screened-head": Method(
+        "Full model, screened head",
+        "Every layer runs; a preview chooses which logits of a draft are computed, and one full head verifies them.",
+        "this project; fitted to the model's last states",
+        is_trained=True,
+        is_lossless=True,
+    ),
+    **RIVALS,
+}
+
+
+def lanes_of(text: str, compare: str | None = None) -> tuple[str, ...]:
+    """The lanes that a setting `lanes` names, each as the table's name with its values.
+
+    Args:
+        compare: a third lane beside them, which counts.
+
+    Raises:
+        LoraDropError: a method that is not in the table, one lane twice, or too many lanes.
+    """
+    names = LISTS.get(text) or tuple(part.strip() for part in text.split(","))
+    for name in names:
+        plain = name.partition(":")[0]
+        if ALIASES.get(plain, plain) not in METHODS:
+            raise LoraDropError(f"there is no method {plain!r}; the methods are {', '.join(METHODS)}.")
+    if len(set(names)) != len(names):
+        raise LoraDropError(f"lanes names a lane twice: {text}.")
+    if len(names) + (compare is not None) > MOST_LANES:
+        raise LoraDropError(f"a run has at most {MOST_LANES} lanes, got {len(names) + (compare is not None)}.")
+    if compare is not None and not {FULL, OWN} <= set(names):
+        raise LoraDropError("compare adds a lane to full and lora-drop: lanes must name both.")
+    return names
+
+
+def method_of(name: str) -> tuple[Method, str]:
+    """The method of a lane's whole name, with all its values, and the lane's label."""
+    plain, *values = name.split(":")
+    method = METHODS[plain]
+    return method, method.label.format(*values, "?", "?")  # a file may hold too few
+
+
+def method_lane(name: str, num_layers: int, model: str, own: LoraDropConfig | None = None) -> MethodLane:
+    """A lane of a model by the name that `lanes_of` returns.
+
+    Args:
+        model: its name or id: the bundled model has presets and an order of layers of its own.
+        own: the settings of the run, for the lane `lora-drop`.
+
+    Raises:
+        LoraDropError: a parameter is missing a value that this model allows.
+    """
+    plain, *texts = name.split(":")
+    plain = ALIASES.get(plain, plain)
+    method = METHODS[plain]
+    if len(texts) > len(method.parameters):
+        names = ", ".join(one.name for one in method.parameters) or "none"
+        raise LoraDropError(f"{name!r} has {len(texts)} values; the parameters of {plain} are {names}.")
+    texts += [str(one.default(num_layers)) for one in method.parameters[len(texts) :]]
+    values = [_value(plain, one, text, num_layers) for one, text in zip(method.parameters, texts, strict=True)]
+    more: dict[str, Any] = {}
+    if method.schedule is not None:
+        config, more = method.schedule(num_layers, lambda count: layers_to_skip(model, num_layers, count), *values)
+    elif plain == FULL:
+        config = LoraDropConfig(period=1, drop_layers=(), adapters="none")
+    elif plain == OWN:
+        config = own or LoraDropConfig()
+    elif plain in COMPARISONS:
+        config = COMPARISONS[plain].applied_to(LoraDropConfig())
+    else:
+        config = presets_for(model)[plain].config
+    return MethodLane(":".join([plain, *map(str, values)]), config, more)
+
+
+def _value(method: str, parameter: Parameter, text: str, num_layers: int) -> int:
+    high = parameter.high(num_layers)
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and parameter.low <= int(text) <= high):
+        raise LoraDropError(
+            f"{method}: the {parameter.name} must be a whole number from {parameter.low} to {high} on this model, "
+            f"got {text[:20]!r}."
+        )
+    return int(text)
+
+
+def layers_to_skip(model: str, num_layers: int, count: int) -> Layers:
+    """So many layers of a model: the cheapest to skip of the bundled one, evenly spread ones of another."""
+    if is_bundled(model) and count <= len(BUNDLED_ORDER):
+        return tuple(sorted(BUNDLED_ORDER[:count]))
+    low, high = default_range(num_layers)
+    if count > high - low + 1:
+        low, high = 1, num_layers - 1
+    return dropped_layers(low, high, count / (high - low + 1))
