@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 from typing import Any
 
 from lora_drop.cli.main import main as lora_drop
@@ -25,7 +26,8 @@ BETWEEN = re.compile(r"(<!-- methods -->\n).*?(<!-- /methods -->)", re.DOTALL)
 def lines(content: dict[str, Any]) -> str:
     """What README.md says of it."""
     address = SHIPPED_METHODS.relative_to(SHIPPED_METHODS.parents[1]) / PICTURE
-    return f"**{winner_words(content)}** ([all methods]({address.as_posix()}), by `lora-drop compare`.)\n"
+    words = f"**{winner_words(content)}** ([All methods]({address.as_posix()}), by `lora-drop compare`.)"
+    return textwrap.fill(words, 119, break_long_words=False, break_on_hyphens=False) + "\n"
 
 
 def main(argv: list[str]) -> int:

@@ -171,6 +171,7 @@
  * @property {number} [accept]
  * @property {string} [head]
  * @property {Partial<Extras>} [extras]
+ * @property {number} [lookup] of prompt lookup: the longest n-gram
  */
 
 /**

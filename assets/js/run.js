@@ -62,6 +62,7 @@ const NO_FIGURES = {
  * @property {boolean} isVerified the full model verified the last drafts
  * @property {number} takenMs milliseconds of drafts rejected since the last step; the next step is so much later
  * @property {number} prefillMs
+ * @property {boolean} looksUp its drafts take no pass, so that every pass is full
  * @property {number | null} speed in tokens a second
  * @property {number | null} divergence index of the first token that differs from the baseline's
  */
@@ -78,6 +79,7 @@ function laneOf({ id, label, config }, index, numLayers) {
     id,
     label,
     rank: config.rank ?? 0,
+    looksUp: Boolean(config.lookup),
     schedule: {
       period: config.period,
       numLayers,

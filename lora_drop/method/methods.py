@@ -85,7 +85,7 @@ GRAM = Parameter("n-gram length", 1, lambda layers: 16, lambda layers: 3)
 
 RIVALS = {
     "prune": Method(
-        "Static pruning, {} layers",
+        "Static pruning: {} layers",
         "The same layers never run, on the prompt neither; nothing was trained to make up for them.",
         "LLM-Pruner arXiv 2305.11627, ShortGPT arXiv 2403.03853; the layers are those that LoRA-Drop skips first",
         parameters=(COUNT,),
@@ -93,7 +93,7 @@ RIVALS = {
         schedule=lambda layers, order, count: _pruned(order(count)),
     ),
     "exit": Method(
-        "Early exit, after {} layers",
+        "Early exit: after {} layers",
         "The last layers never run, on the prompt neither; the model was not trained to exit early.",
         "the untrained baseline of LayerSkip, arXiv 2404.16710",
         parameters=(EXIT,),
@@ -101,7 +101,7 @@ RIVALS = {
         schedule=lambda layers, order, at: _pruned(tuple(range(at, layers))),
     ),
     "layerskip": Method(
-        "LayerSkip, exit {}, draft length {}",
+        "LayerSkip: exit {}, draft length {}",
         "Drafts by the first layers, which the full model verifies; the model was not trained for it.",
         "LayerSkip, arXiv 2404.16710",
         is_lossless=True,
@@ -114,7 +114,7 @@ RIVALS = {
         schedule=lambda layers, order, at, drafts: _verified(tuple(range(at, layers)), drafts),
     ),
     "draft-verify": Method(
-        "Draft & Verify, {} layers, draft length {}",
+        "Draft & Verify: {} layers, draft length {}",
         "Drafts without chosen layers, which the full model verifies; whole layers, and a fixed number of drafts.",
         "Draft & Verify, arXiv 2309.08168",
         is_lossless=True,
@@ -123,7 +123,7 @@ RIVALS = {
         schedule=lambda layers, order, count, drafts: _verified(order(count), drafts),
     ),
     "prompt-lookup": Method(
-        "Prompt lookup, draft length {}, n-gram {}",
+        "Prompt lookup: draft length {}, n-gram {}",
         "Drafts are what followed the text's last n-gram earlier in prompt and answer; one full pass verifies them.",
         "A. Saxena, github.com/apoorvumang/prompt-lookup-decoding; transformers' prompt_lookup_num_tokens",
         is_lossless=True,

@@ -95,7 +95,7 @@ class RunSettings:
         "full,balanced,layerskip:12,prompt-lookup",
         allowed="both, baseline, lora-drop, or methods with commas",
         public=("both", *(f"full,lora-drop,{name}" for name in RIVALS)),
-        labels=("none", *(method.label.partition(",")[0] for method in RIVALS.values())),
+        labels=("none", *(method.label.partition(":")[0] for method in RIVALS.values())),
         label="Another method beside LoRA-Drop",
         info="Adds a lane on the same clock, and a table under the race.",
     )

@@ -29,7 +29,7 @@ function cellsOf(row) {
   const times = (value) => `${formatNumber(value, 2)}×`;
   const spread = row.speedup_interval ? ` (${row.speedup_interval.map((end) => formatNumber(end, 2)).join(" to ")})` : "";
   return [
-    row.label.split(":")[0],
+    row.label,
     optional(row.tokens_per_second, (value) => formatNumber(value, 1)),
     optional(row.speedup, (value) => times(value) + spread),
     optional(row.layer_runs, (value) => formatNumber(value, 1)),

@@ -32,7 +32,7 @@ export function laneText(lane) {
   const stretches = [];
   let text = "";
   for (const step of lane.steps) {
-    const [from, isMarked] = [text.length, step.kind === "refresh" && !isBaseline(lane.schedule)];
+    const [from, isMarked] = [text.length, step.kind === "refresh" && !isBaseline(lane.schedule) && !lane.looksUp];
     text += clean(step.text.replace(/\r\n?|[\u0085\u2028\u2029]/g, "\n").replace(/\t/g, "    "));
     starts.push(text.length);
     const last = stretches.at(-1);

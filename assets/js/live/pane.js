@@ -103,7 +103,7 @@ export class Pane {
     this.forget();
     this.lane = lane;
     this.node.dataset.testid = `answer-${lane.id}`;
-    this.node.dataset.plain = String(isBaseline(lane.schedule)); // every step is full, so none is marked
+    this.node.dataset.plain = String(isBaseline(lane.schedule) || lane.looksUp); // every pass is full, so none is marked
     const words = note ?? run.header.words.lanes[lane.id].join(", ");
     this.note.textContent = `${words.charAt(0).toUpperCase()}${words.slice(1)}.`;
     this.node.dataset.untrained = String(!isBaseline(lane.schedule) && lane.rank === 0);

@@ -37,7 +37,7 @@ def lane_table(report: Report) -> list[dict[str, Any]]:
         rows.append(
             {
                 **{"lane": name, "method": lane.get("method"), "label": lane["label"]},
-                "is_trained": method and method.is_trained,
+                "is_trained": None if method is None or name == BASELINE else method.is_trained,
                 "note": method and f"{method.note} Source: {method.source}.",
                 **{key: number(value, 6) for key, value in row.items()},
                 "speedup_interval": report.speedup_interval(name),

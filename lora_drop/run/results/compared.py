@@ -6,6 +6,7 @@ from typing import Any
 
 from lora_drop.method.methods import method_of
 from lora_drop.method.quality import READS_WELL_LOSS, loss_words
+from lora_drop.run.report.speed import speed_of
 from lora_drop.run.results.store import Row
 
 
@@ -16,8 +17,9 @@ def reported(content: dict[str, Any]) -> list[Row]:
 
 
 def label_of(row: Row) -> str:
-    """The label of a row's method."""
-    return method_of(row["method"])[1]
+    """The label of a row's method, for a sentence."""
+    name, colon, values = method_of(row["method"])[1].partition(": ")
+    return f"{name} ({values})" if colon else name
 
 
 def is_lossless(row: Row) -> bool:
@@ -40,9 +42,9 @@ def winner_words(content: dict[str, Any]) -> str:
     exact = [row for row in rows if is_lossless(row)]
     well = [row for row in rows if row["regret"] <= READS_WELL_LOSS]
     where = f"On {content['device']['name']}, over {rows[0]['texts']} prompts"
-    first = f"{where}, {_best(exact)} among the methods that keep the full model's text"
+    first = f"{where}: of the methods that keep the full model's text, {_best(exact)}"
     if well[:1] and well[0] not in exact and _gains(well[0]):
-        second = f"Among all that read well (regret up to {READS_WELL_LOSS:g}), {_best(well)}"
+        second = f"Of all that read well (regret up to {READS_WELL_LOSS:g}), {_best(well)}"
     else:
         second = "No method that changes the text and still reads well is faster"
     fastest = rows[0]
@@ -54,9 +56,18 @@ def winner_words(content: dict[str, Any]) -> str:
     return f"{first}. {second}.{third}"
 
 
+def accepted_words(content: dict[str, Any]) -> str:
+    """Why the methods that draft win or lose: the shares of their drafts that the full model accepts."""
+    rows = [row for row in reported(content) if row["accepted"] is not None]
+    shares = [f"{label_of(row)} {row['accepted']:.0%}" for row in sorted(rows, key=lambda row: -row["accepted"])]
+    return (
+        f"Drafts that the full model accepts: {'; '.join(shares)}. A rejected draft is work in vain." if rows else ""
+    )
+
+
 def _gains(row: Row) -> bool:
     """True if a method is surely faster than the full model."""
-    return (row["speedup"] if row["speedup_low"] is None else row["speedup_low"]) > 1
+    return speed_of(row["speedup"], (row["speedup_low"] or 0.0, row["speedup_high"] or 0.0)) == "faster"
 
 
 def _best(rows: list[Row]) -> str:
@@ -64,9 +75,8 @@ def _best(rows: list[Row]) -> str:
     if not (rows and _gains(rows[0])):
         return "none is surely faster than the full model"
     best = rows[0]
-    least = best["speedup"] if best["speedup_low"] is None else best["speedup_low"]
-    near = [label_of(row) for row in rows[1:] if (row["speedup_high"] or row["speedup"]) >= least]
-    level = f", level with {' and '.join(near)}," if near else ""
+    near = [label_of(row) for row in rows[1:] if (row["speedup_high"] or row["speedup"]) >= best["speedup_low"]]
+    level = f", level with {' and '.join(near)}" if near else ""
     return f"{label_of(best)} is the fastest ({_speed(best)}){level}"
 
 

@@ -23,7 +23,7 @@ from lora_drop.run.trace.records import BASELINE, AuditRecord, JudgeRecord, Step
 from lora_drop.run.trace.trace import Trace
 
 WIDTH, EDGE, GAP = 1200, 24, 28
-TINTS = ("baseline", "lora-drop", "third")  # of the lanes, in order
+TINTS = ("baseline", "lora-drop", "third", "fourth")  # of the lanes, in order
 TEXT, HEADING = 14, 16
 LINES = 16  # of each answer in the figure of the whole run
 LEAST = 1.5  # pixels; shorter passes are drawn together with the next one
