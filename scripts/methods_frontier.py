@@ -26,7 +26,7 @@ BETWEEN = re.compile(r"(<!-- methods -->\n).*?(<!-- /methods -->)", re.DOTALL)
 def lines(content: dict[str, Any]) -> str:
     """What README.md says of it."""
     address = SHIPPED_METHODS.relative_to(SHIPPED_METHODS.parents[1]) / PICTURE
-    words = f"**{winner_words(content)}** ([All methods]({address.as_posix()}), by `lora-drop compare`.)"
+    words = f"**{winner_words(content)}** ([All methods]({address.as_posix()}).)"
     return textwrap.fill(words, 119, break_long_words=False, break_on_hyphens=False) + "\n"
 
 

@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> None:
     searched_on = HELD_OUT[: min(SEARCHED, len(prompts))]
     methods = dict.fromkeys(name.strip() for name in args.methods.split(",")) if args.methods else ALL
     source = {"file": args.data.name if args.data else "held-out prompts", "limit": args.limit}
-    with COMPARE.writing(args.out):
-        places = source, args.out, args.max_new_tokens, progress("rows")
+    with COMPARE.writing(args.out), progress("rows") as show:
+        places = source, args.out, args.max_new_tokens, show
         content = compare_methods(load(args), methods, prompts, searched_on, *places)
     if args.json:
         print_json(content)
