@@ -38,7 +38,7 @@ def verdict(report: Report) -> Verdict:
     glance = headline(kind, facts)
     text, line = sentence(kind, facts), glance["line"]
     if is_of_rival(report):
-        label = report.trace.header.main["label"]
+        label = report.trace.header.main["label"].partition(":")[0]
         text, line = (words.replace("LoRA-Drop", label) for words in (text, line))
     return {"kind": kind, "text": text, "facts": facts, "figures": glance["figures"], "line": line}
 
