@@ -16,6 +16,7 @@ from rich.text import Text
 
 from lora_drop.cli.run_report import plain, show_head
 from lora_drop.method.cost import human_bytes
+from lora_drop.method.schedule import DRAFTS
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.report.report import LaneReport, Report
 from lora_drop.run.report.words import counted
@@ -96,7 +97,7 @@ class Stream:
         strip = Text()
         for step in own.steps[: own.verified][-width:]:
             bar = bars[round(8 * sum(step.active) / len(step.active))]
-            strip.append(bar, SKIPPED if step.kind == "lora" else style)
+            strip.append(bar, SKIPPED if step.kind in DRAFTS else style)
         return strip
 
 

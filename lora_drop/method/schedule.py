@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Literal, get_args
 
 StepKind = Literal["prefill", "refresh", "lora", "draft"]  # as the trace has it; a `draft` took no pass
+DRAFTS: tuple[StepKind, ...] = ("lora", "draft")  # kinds of steps that skip layers, and may be verified later
 ReuseRule = Literal["state", "anchor", "residual", "skip"]
 Part = Literal["block", "attention"]
 KvRule = Literal["skip", "write"]
@@ -128,8 +129,7 @@ class Schedule:
 
     def active(self, kind: StepKind) -> list[Literal[0, 1]]:
         """[num_layers] of 1 (the whole layer runs) or 0 (it is skipped, or its attention) at a step of this kind."""
-        skips = kind in ("lora", "draft")
-        return [0 if skips and i in self.dropped_set else 1 for i in range(self.num_layers)]
+        return [0 if kind in DRAFTS and i in self.dropped_set else 1 for i in range(self.num_layers)]
 
     def kv_length(
         self, layer: int, prompt_tokens: int, step: int, refreshes: int | None = None, last_refresh: int | None = None

@@ -26,12 +26,11 @@ from lora_drop.decode.step import DecodeState, Stopped
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.fields import SCHEDULE
-from lora_drop.method.schedule import Schedule
+from lora_drop.method.schedule import DRAFTS, Schedule
 from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel
 from lora_drop.paths import SHIPPED_ADAPTERS
 from lora_drop.run.audit import drift_of, top_of
-from lora_drop.run.report.report import DRAFTS
 from lora_drop.run.request import prompt_ids_of
 from lora_drop.run.trace.records import Header, StepRecord, number
 from lora_drop.run.trace.trace import Trace

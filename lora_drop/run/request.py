@@ -116,6 +116,8 @@ def plan(loaded: LoadedModel | ModelInfo, request: Request) -> Plan:
     notes: list[str] = []
     request.config.schedule_for(loaded.num_layers)  # reports its mistakes even if its lane does not run
     for name, label, config, more, method in _wanted(loaded, request):
+        if name in lanes:
+            raise LoraDropError(f"lanes names {method} twice.")
         if name == BASELINE:
             lanes[name] = dataclasses.replace(baseline_lane(loaded.num_layers), method=method)
             continue

@@ -213,6 +213,7 @@ def test_every_method_runs_on_every_architecture(any_tiny, name):
         ("full,balanced:2", "1 values"),
         ("full,exit:1,exit:2,exit:3,exit:4", "at most 4"),
         ("full,exit:1,exit:1", "twice"),
+        ("full,exit,exit:5", "twice"),
         ("", "lanes"),
         ("full,screened-head", "screened head"),
     ],

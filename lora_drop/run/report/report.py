@@ -15,7 +15,7 @@ from typing import Any
 
 from lora_drop.method.cost import BytesRead, Corrections, ModelShape
 from lora_drop.method.quality import collapse_at
-from lora_drop.method.schedule import Schedule, average_period
+from lora_drop.method.schedule import DRAFTS, Schedule, average_period
 from lora_drop.run.report.speed import Cycle, Pair, at_the_same_time, is_by_chance, makes_claims, speedup_interval
 from lora_drop.run.trace.records import (
     BASELINE,
@@ -31,7 +31,6 @@ from lora_drop.run.trace.records import (
 )
 from lora_drop.run.trace.trace import PassRecord, Trace
 
-DRAFTS = ("lora", "draft")  # kinds of steps that may be verified later
 LEAST_MS = 1e-9  # a time below it counts as this much: no division by zero
 
 
@@ -179,8 +178,8 @@ class LaneReport:
 
     @property
     def lora(self) -> list[StepRecord]:
-        """The LoRA steps whose tokens stand."""
-        return [step for step in self.steps if step.kind == "lora"]
+        """The LoRA steps, and drafts without a pass, whose tokens stand."""
+        return [step for step in self.steps if step.kind in DRAFTS]
 
     @property
     def ms_per_token(self) -> float | None:

@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from lora_drop.method.cost import human_bytes
+from lora_drop.method.schedule import DRAFTS
 from lora_drop.run.report.align import align
 from lora_drop.run.report.report import LaneReport, Report
 from lora_drop.run.report.speed import makes_claims
@@ -91,7 +92,7 @@ def _time(lane: LaneReport) -> str | None:
 def _activity(trace: Trace, lane: str) -> str | None:
     dropped, layers = trace.header.config_of(lane).get("dropped") or [], trace.header.model["layers"]
     steps = trace.steps[lane][1:]
-    lora = sum(step.kind == "lora" for step in steps)
+    lora = sum(step.kind in DRAFTS for step in steps)
     if not dropped or not lora:
         return "Every layer runs at every step: nothing is skipped."
     early = sum(step.trigger is not None for step in steps)
@@ -106,7 +107,7 @@ def _drift(trace: Trace, lane: str) -> str | None:
     gaps: dict[int, list[tuple[float, float]]] = {}  # by LoRA steps
     run = 0
     for step in trace.steps[lane][1:]:
-        if step.kind == "lora":
+        if step.kind in DRAFTS:
             run += 1
             continue
         before, after = means.get(step.step - 1), means.get(step.step)

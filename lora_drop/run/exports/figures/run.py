@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.cost import human_bytes
-from lora_drop.method.schedule import Schedule
+from lora_drop.method.schedule import DRAFTS, Schedule
 from lora_drop.run.exports.figures.svg import Axes, Box, Key, Svg, as_xml, wrapped
 from lora_drop.run.exports.templates import place_of
 from lora_drop.run.report.report import Report
@@ -227,7 +227,7 @@ def _passes(run: Run, lane: str) -> Iterator[tuple[float, tuple[str, float]]]:
         if isinstance(one, JudgeRecord):
             yield max(one.ms, 0.0), ("refresh", 1.0)
         elif isinstance(one, StepRecord) and one.step:
-            kind = (tint, 0.35) if one.kind == "lora" else (tint, 0.6) if every else ("refresh", 1.0)
+            kind = (tint, 0.35) if one.kind in DRAFTS else (tint, 0.6) if every else ("refresh", 1.0)
             yield max(one.ms, 0.0), kind if run.trace.stands(one) else ("rejected", 1.0)
 
 
@@ -263,7 +263,7 @@ def _activity(run: Run, box: Box) -> float:
         rows = [Box(axes.box.x, axes.y(layer) - row / 2, axes.box.width, row) for layer in schedule.dropped]
         columns: dict[str, list[Box]] = {"dropped": [], "refresh": [], "early": []}
         for kind, run_of in groupby(
-            steps[1:], lambda step: "dropped" if step.kind == "lora" else "early" if step.trigger else "refresh"
+            steps[1:], lambda step: "dropped" if step.kind in DRAFTS else "early" if step.trigger else "refresh"
         ):
             first, *others = run_of
             wide = (1 + len(others)) * column
