@@ -84,6 +84,7 @@ def compare_methods(
         chosen[name] = [best["method"]]
     for names in chosen.values():
         measured(names, is_search=False)
+    store.write()  # the picture anew, also where nothing was missing
     return store.content
 
 

@@ -7,11 +7,12 @@ run on one engine, so each is a schedule (`schedule.Schedule`).
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lora_drop.errors import LoraDropError
+from lora_drop.errors import LoraDropError, did_you_mean
 from lora_drop.method.config import MAX_PERIOD, MAX_REPAIR, LoraDropConfig, default_range
 from lora_drop.method.presets import ALIASES, BUNDLED_ORDER, COMPARISONS, PRESETS, is_bundled, presets_for
 from lora_drop.method.schedule import dropped_layers
@@ -79,9 +80,15 @@ def _verified(layers: Layers, drafts: int, **more: Any) -> tuple[LoraDropConfig,
 
 COUNT = Parameter("number of layers", 1, lambda layers: layers - 2, lambda layers: max(1, layers // 7))
 EXIT = Parameter("exit layer", 1, lambda layers: layers - 1, lambda layers: layers - max(1, layers // 7))
-DRAFTS = Parameter("draft length", 1, lambda layers: MAX_REPAIR - 1, lambda layers: 3)
-LOOKED_UP = dataclasses.replace(DRAFTS, default=lambda layers: 6)
+DRAFTS = Parameter("draft length", 1, lambda layers: MAX_REPAIR - 1, lambda layers: 2)
+LOOKED_UP = dataclasses.replace(DRAFTS, default=lambda layers: 3)
 GRAM = Parameter("n-gram length", 1, lambda layers: 16, lambda layers: 3)
+
+
+def _counts(layers: int, *shares: float) -> list[int]:
+    """Shares of the layers, each as a whole number of at least 1."""
+    return list(dict.fromkeys(max(1, round(layers * share)) for share in shares))
+
 
 RIVALS = {
     "prune": Method(
@@ -89,7 +96,7 @@ RIVALS = {
         "The same layers never run, on the prompt neither; nothing was trained to make up for them.",
         "LLM-Pruner arXiv 2305.11627, ShortGPT arXiv 2403.03853; the layers are those that LoRA-Drop skips first",
         parameters=(COUNT,),
-        searched=lambda layers: [(n,) for n in (2, 4, 8) if n < layers - 2],
+        searched=lambda layers: [(n,) for n in _counts(layers, 0.07, 0.13, 0.27)],
         schedule=lambda layers, order, count: _pruned(order(count)),
     ),
     "exit": Method(
@@ -97,7 +104,7 @@ RIVALS = {
         "The last layers never run, on the prompt neither; the model was not trained to exit early.",
         "the untrained baseline of LayerSkip, arXiv 2404.16710",
         parameters=(EXIT,),
-        searched=lambda layers: [(layers - n,) for n in (1, 2, 4) if n < layers],
+        searched=lambda layers: [(layers - n,) for n in _counts(layers, 0.03, 0.07, 0.13)],
         schedule=lambda layers, order, at: _pruned(tuple(range(at, layers))),
     ),
     "layerskip": Method(
@@ -106,11 +113,7 @@ RIVALS = {
         "LayerSkip, arXiv 2404.16710",
         is_lossless=True,
         parameters=(EXIT, DRAFTS),
-        searched=lambda layers: [
-            (at, drafts)
-            for at in dict.fromkeys(round(layers * share) for share in (0.4, 0.6, 0.8, 0.9))
-            for drafts in (1, 2, 4)
-        ],
+        searched=lambda layers: list(itertools.product(_counts(layers, 0.4, 0.6, 0.8, 0.9), (1, 2, 4))),
         schedule=lambda layers, order, at, drafts: _verified(tuple(range(at, layers)), drafts),
     ),
     "draft-verify": Method(
@@ -119,7 +122,7 @@ RIVALS = {
         "Draft & Verify, arXiv 2309.08168",
         is_lossless=True,
         parameters=(COUNT, DRAFTS),
-        searched=lambda layers: [(n, drafts) for n in (4, 8, 12) if n < layers - 2 for drafts in (1, 2, 4)],
+        searched=lambda layers: list(itertools.product(_counts(layers, 0.13, 0.27, 0.4), (1, 2, 4))),
         schedule=lambda layers, order, count, drafts: _verified(order(count), drafts),
     ),
     "prompt-lookup": Method(
@@ -128,7 +131,7 @@ RIVALS = {
         "A. Saxena, github.com/apoorvumang/prompt-lookup-decoding; transformers' prompt_lookup_num_tokens",
         is_lossless=True,
         parameters=(LOOKED_UP, GRAM),
-        searched=lambda layers: [(drafts, n) for drafts in (2, 3, 6, 10) for n in (2, 3, 4)],
+        searched=lambda layers: list(itertools.product((2, 3, 6, 10), (2, 3, 4))),
         schedule=lambda layers, order, drafts, n: _verified((), drafts, lookup=n, dropped=tuple(range(layers))),
     ),
 }
@@ -169,7 +172,8 @@ def lanes_of(text: str, compare: str | None = None) -> tuple[str, ...]:
     for name in names:
         plain = name.partition(":")[0]
         if ALIASES.get(plain, plain) not in METHODS:
-            raise LoraDropError(f"there is no method {plain!r}; the methods are {', '.join(METHODS)}.")
+            hint = did_you_mean(plain, METHODS)
+            raise LoraDropError(f"there is no method {plain!r}; the methods are {', '.join(METHODS)}.{hint}")
     if len(set(names)) != len(names):
         raise LoraDropError(f"lanes names a lane twice: {text}.")
     if len(names) + (compare is not None) > MOST_LANES:

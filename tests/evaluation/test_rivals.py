@@ -1,0 +1,78 @@
+"""The frontier of methods: what is searched, what is reported, who wins; and the stored one of the bundled model."""
+
+import pytest
+
+from lora_drop.evaluation import rivals
+from lora_drop.paths import SHIPPED_METHODS
+from lora_drop.run.exports.figures.methods import PICTURE, frontier_picture
+from lora_drop.run.results.compared import accepted_words, reported, winner_words
+from lora_drop.run.results.files import COMPARE
+from lora_drop.run.results.prompts import HELD_OUT
+from scripts import methods_frontier
+from tests.support import ROOT
+
+PROMPTS, OTHERS = ["a b a b", "c d"], ["e f e f"]
+
+
+def test_values_are_searched_on_other_prompts_and_a_row_is_measured_once(tiny, tmp_path, monkeypatch):
+    seen = []
+    measure = rivals.measure_method
+
+    def watched(loaded, name, prompts, tokens):
+        seen.append((name, tuple(prompts)))
+        return measure(loaded, name, prompts, tokens)
+
+    monkeypatch.setattr(rivals, "measure_method", watched)
+    call = tiny, ["draft-verify", "exit:4", "layerskip:2:1"], PROMPTS, OTHERS, {"file": "x"}, tmp_path, 6
+    content = rivals.compare_methods(*call)
+    searched = {name for name, prompts in seen if prompts == tuple(OTHERS)}
+    assert searched and all(name.startswith("draft-verify:") for name in searched)
+    rows = {row["method"]: row for row in reported(content)}
+    best = max((row for row in content["rows"] if row["is_search"]), key=lambda row: row["speedup"])
+    assert {"exit:4", "layerskip:2:1", best["method"]} == rows.keys()
+    assert all(row["regret"] == 0 and row["same_texts"] == 2 for name, row in rows.items() if "exit" not in name)
+    assert rows["exit:4"]["regret"] > 0 and rows["exit:4"]["kv_saved"] == pytest.approx(1 / 3)
+    assert rows["exit:4"]["layer_runs"] == 4
+    count = len(seen)
+    assert rivals.compare_methods(*call)["rows"] == content["rows"] and len(seen) == count
+    assert (tmp_path / PICTURE).read_text() == frontier_picture(content)
+
+
+def row_of(method, speedup, regret=0.0, wide=0.02, accepted=None):
+    return {
+        **{"method": method, "is_search": False, "speedup": speedup, "regret": regret, "texts": 4, "same_texts": 4},
+        **{"speedup_low": speedup - wide, "speedup_high": speedup + wide, "accepted": accepted},
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "words", "without"),
+    [
+        ([], "No method", "fastest"),
+        (
+            [row_of("screened-head", 1.2), row_of("balanced", 1.1, 0.06)],
+            "Full model, screened head is the fast",
+            "Of all",
+        ),
+        ([row_of("screened-head", 1.2), row_of("balanced", 1.4, 0.06)], "LoRA-Drop, Balanced is the fastest", "level"),
+        ([row_of("screened-head", 1.2), row_of("lossless", 1.19)], "level with LoRA-Drop, Lossless", "Of all"),
+        ([row_of("screened-head", 1.01, wide=0.3)], "none is surely faster", "is the fastest"),
+        ([row_of("prune:8", 1.3, 2.0)], "Static pruning (8 layers) is faster", "is the fastest"),
+    ],
+)
+def test_the_winner_is_named(rows, words, without):
+    sentence = winner_words({"rows": rows, "device": {"name": "a CPU"}})
+    assert words in sentence and without not in sentence
+
+
+def test_accepted_drafts_say_why():
+    content = {"rows": [row_of("layerskip:2:1", 0.8, accepted=0.4), row_of("balanced", 1.1, accepted=0.9)]}
+    assert "LoRA-Drop, Balanced 90%; LayerSkip (exit 2, draft length 1) 40%" in accepted_words(content)
+
+
+def test_the_stored_frontier_is_of_other_prompts_and_in_step():
+    content = COMPARE.read(SHIPPED_METHODS / COMPARE.name)
+    assert content["data"]["file"] == "report.jsonl"  # not HELD_OUT, on which settings are chosen
+    assert len(HELD_OUT) > content["data"]["searched_on"]["prompts"]
+    assert (SHIPPED_METHODS / PICTURE).read_text("utf-8") == frontier_picture(content)
+    assert methods_frontier.lines(content) in (ROOT / "README.md").read_text("utf-8")
