@@ -41,7 +41,8 @@ class Method:
 
     Args:
         label: of its lane; `{}` are the parameters.
-        note, source: what it does, in one sentence, and where it comes from.
+        note: what it does, in one sentence.
+        source: where it comes from.
         is_trained: True if it uses weights that were trained for it.
         is_lossless: True if every token is the full model's own choice.
         parameters: in the order of a lane's name.
