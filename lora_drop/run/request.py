@@ -164,7 +164,7 @@ def _wanted(
     for name in names:
         lane = method_lane(name, loaded.num_layers, loaded.id, request.config)
         plan_id = {FULL: BASELINE, main: LORA_DROP}.get(name, re.sub(r"\W", "_", lane.name))
-        yield plan_id, method_of(lane.name)[1], lane.config, lane.more, "" if request.lanes in LISTS else lane.name
+        yield plan_id, method_of(lane.name)[1], lane.config, lane.more, "" if request.lanes in LISTS else name
         if plan_id == LORA_DROP and request.compare is not None:
             comparison = COMPARISONS[request.compare]
             yield THIRD, comparison.lane, comparison.applied_to(request.config), {}, ""

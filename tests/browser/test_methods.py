@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from lora_drop.run.trace.trace import gather
-from tests.support.page import pane_text, press_run, wait_done
+from tests.support.page import open_advanced, pane_text, press_run, wait_done
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.full]
 @pytest.mark.parametrize(("compare", "at"), [("skip", 3), ("", 2)], ids=["fourth lane", "third lane"])
 def test_another_method_is_a_lane_and_a_row(server, open_page, compare, at):
     page = open_page(f"{server.url}?lanes=full,lora-drop,prompt-lookup&compare={compare}&max_new_tokens=24")
+    open_advanced(page)
     expect(page.locator("#ld-lanes input")).to_have_value("Prompt lookup")
     page.fill("#ld-prompt textarea", "a b a b a b")
     press_run(page)
@@ -29,7 +30,6 @@ def test_another_method_is_a_lane_and_a_row(server, open_page, compare, at):
     assert rows.count() == at + 1
     assert "the full model's text" in rows.nth(at).inner_text()
     # Without another method there is no table.
-    page.locator("#ld-advanced > button").click()
     page.locator("#ld-lanes input").click()
     page.get_by_role("option", name="none").click()
     press_run(page)

@@ -191,7 +191,7 @@ def _map_words() -> list[str]:
         rows = [row for row in paper.ROWS if (row.drop_ratio, row.k) == (ratio, k)]
         speeds, bounds = (_range([getattr(row, name) for row in rows]) for name in ("speedup", "bound"))
         lines += [f"p {ratio:g}, k {k}: {speeds}", f"\u2003bound of its models {bounds}"]
-    return [*lines, "It may count what this bound does not."]
+    return [*lines, "How p and k are read decides: see Method."]
 
 
 def _range(values: list[float]) -> str:
@@ -291,7 +291,8 @@ def _add_paper(svg: Svg, box: Box, span: tuple[float, float], narrow: bool) -> f
         hover = (
             f"The paper's: {row.model}, p {row.drop_ratio:g}, k {row.k}\n{paper.LABEL}\n"
             f"average accuracy {row.accuracy_full} → {row.accuracy} ({row.accuracy_change:+} points)\n"
-            f"speed as reported {times(row.speedup)}; the bound of this model is {times(row.bound)}\n"
+            f"speed as reported {times(row.speedup)}; the bound of this model is {times(row.bound)}, "
+            f"by other readings of p and k {' or '.join(map(times, row.bounds[1:]))}\n"
             f"KV saved as reported about {row.kv_saved:.0%}; the exact formula gives at most {row.kv_limit:.0%}"
         )
         x, y = axes.x(row.speedup), axes.y(at)
