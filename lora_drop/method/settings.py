@@ -26,7 +26,12 @@ class CallSettings:
     """Options of the command line and the API that are no part of a config."""
 
     preset: str | None = setting(None, "start from named settings; other options change them", allowed="a preset")
-    model: str | None = setting(None, "bundled, a Hub id, a folder, or random:SHAPE", allowed="a model", since=3)
+    model: str | None = setting(
+        None,
+        "bundled, a Hub id, a folder, a GGUF file (of the Hub: OWNER/NAME/FILE.gguf), or random:SHAPE",
+        allowed="a model",
+        since=3,
+    )
 
 
 @checked(RUN)

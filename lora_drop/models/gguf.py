@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from transformers.utils import logging
 
 from lora_drop.decode.native.weights import BLOCK_KINDS, Packed
 from lora_drop.errors import LoraDropError
-from lora_drop.models.hub import check_architecture
+from lora_drop.models.hub import check_architecture, unsupported
 from lora_drop.models.place import Place, fitting, short_name
 
 BLOCKS = "blocks.json"  # the index that `find_tensors` returns, kept beside the bundled model's GGUF
@@ -67,6 +68,8 @@ def load_gguf(path: Path, candidates: list[Place]) -> tuple[PreTrainedModel, Any
     except LoraDropError:
         raise
     except Exception as error:  # transformers uses several libraries here, with exceptions of their own
+        if kind := re.search(r"architecture (\S+) (?:is )?not supported", str(error)):
+            raise unsupported(path.name, kind[1]) from error
         raise LoraDropError(f"{path.name} cannot be read as a GGUF of a language model ({error}).") from error
     tokenizer.model_max_length = 10**9  # otherwise a long text is a warning, beside our one line
     return model.to(device), tokenizer, device

@@ -24,6 +24,7 @@ DOWNLOAD = (
     "import sys; from huggingface_hub import snapshot_download as get; get(sys.argv[1], allow_patterns=sys.argv[2:])"
 )
 SUPPORTED = ("llama", "qwen2", "qwen3", "mistral")  # config.model_type
+HUB_GGUF = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)/([\w-][\w./-]*\.gguf)", re.IGNORECASE)  # OWNER/NAME/FILE.gguf
 READ = re.compile(r"[^/]+\.(json|jinja|model|txt)|model[^/]*\.safetensors")  # files at the top of a repository
 # Names of the exceptions that say that the Hub cannot be reached.
 UNREACHABLE = {"TransportError", "ConnectionError", "OfflineModeIsEnabled", "LocalEntryNotFoundError"}
@@ -44,7 +45,7 @@ def locate(name: str) -> tuple[str, str, bool]:
             raise LoraDropError(f"the folder {name} has no config.json: name one that `save_pretrained` wrote.")
         return str(path), path.resolve().name, True
     if path.suffix.lower() == ".gguf":
-        raise LoraDropError(f"no such GGUF file: {name}. Check the path.")
+        raise LoraDropError(f"no such GGUF file: {name}. Check the path; one of the Hub is OWNER/NAME/FILE.gguf.")
     if path.is_file():
         raise LoraDropError(f"{name} is a file: name the folder that holds config.json and the safetensors weights.")
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is None or name.startswith((".", "/")):
@@ -108,9 +109,31 @@ def check_config(
 def check_architecture(config: Any, name: str) -> None:
     """Raise LoraDropError for an architecture that the decoders do not know."""
     if config.model_type not in SUPPORTED:
-        raise LoraDropError(
-            f"{name} is a {config.model_type!r} model; supported architectures are {', '.join(SUPPORTED)}."
-        )
+        raise unsupported(name, config.model_type)
+
+
+def unsupported(name: str, kind: str) -> LoraDropError:
+    """The error for a model of another architecture."""
+    return LoraDropError(f"{name} is a {kind!r} model; supported architectures are {', '.join(SUPPORTED)}.")
+
+
+def hub_gguf(name: str) -> Path:
+    """The local file of OWNER/NAME/FILE.gguf, downloaded where it is missing.
+
+    Raises:
+        LoraDropError: the Hub refuses it, or cannot be reached and the file is not here.
+    """
+    from huggingface_hub import hf_hub_download
+
+    repository, file = _hub_place(name)
+    with _one_line(name, "it cannot be fetched", local=False):
+        return Path(hf_hub_download(repository, file, local_files_only=not _hub_answers(name, file)))
+
+
+def _hub_place(name: str) -> tuple[str, str]:
+    """(repository, file) of OWNER/NAME/FILE.gguf; of another name itself and its config."""
+    match = HUB_GGUF.fullmatch(name)
+    return (match[1], match[2]) if match else (name, "config.json")
 
 
 def hub_files(name: str) -> dict[str, int]:
@@ -119,12 +142,15 @@ def hub_files(name: str) -> dict[str, int]:
     Raises:
         LoraDropError: the Hub refuses it, or it has no safetensors.
     """
-    if not _hub_answers(name):
+    repository, one = _hub_place(name)
+    if not _hub_answers(name, one):
         return {}
     from huggingface_hub import HfApi
 
     with _one_line(name, "its files cannot be listed", local=False):
-        siblings = HfApi().model_info(name, files_metadata=True).siblings or []
+        siblings = HfApi().model_info(repository, files_metadata=True).siblings or []
+    if HUB_GGUF.fullmatch(name):
+        return {file.rfilename: file.size or 0 for file in siblings if file.rfilename == one}
     files = {file.rfilename: file.size or 0 for file in siblings if READ.fullmatch(file.rfilename)}
     if not any(file.endswith(".safetensors") for file in files):
         raise LoraDropError(f"{name} {NO_SAFETENSORS}")
@@ -142,9 +168,10 @@ def download(name: str, files: dict[str, int], should_stop: Callable[[], bool]) 
     """
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    folder = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "blobs"
+    repository = _hub_place(name)[0]
+    folder = Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "blobs"
     total = sum(files.values())
-    command = [sys.executable, "-c", DOWNLOAD, name, *files]
+    command = [sys.executable, "-c", DOWNLOAD, repository, *files]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         while process.poll() is None:
@@ -163,8 +190,8 @@ def download(name: str, files: dict[str, int], should_stop: Callable[[], bool]) 
         process.communicate()
 
 
-def _hub_answers(name: str) -> bool:
-    """Ask the Hub for the model's config, once; False without a connection, where earlier downloads have to do.
+def _hub_answers(name: str, file: str = "config.json") -> bool:
+    """Ask the Hub for a model's file, once; False without a connection, where earlier downloads have to do.
 
     transformers itself would try for 23 s, with a line for each attempt.
 
@@ -175,7 +202,7 @@ def _hub_answers(name: str) -> bool:
 
     with _one_line(name, "the Hub refuses it", local=False):
         try:
-            get_hf_file_metadata(hf_hub_url(name, "config.json"))
+            get_hf_file_metadata(hf_hub_url(_hub_place(name)[0], file))
         except Exception as error:
             if _kinds(error) & UNREACHABLE:
                 return False
@@ -225,12 +252,21 @@ def _explain(error: BaseException, name: str, what: str, local: bool) -> str:
     if re.search(r"(no file|a file) named .*safetensors", text):
         return f"{name} {NO_SAFETENSORS}"
     if "trust_remote_code" in text:
-        return f"{name} needs code from its own repository, which is never run here: choose another model."
+        return (
+            f"{name} needs code from its own repository, which is never run here: choose another model. Supported "
+            f"architectures are {', '.join(SUPPORTED)}."
+        )
+    if kind := re.search(
+        r"model type `(\S+)` but Transformers does not recognize|architecture (\S+) is not supp", text
+    ):
+        return str(unsupported(name, kind[1] or kind[2]))
     if not local:
         if "GatedRepoError" in kinds:
             return f"{name} is gated: accept its terms on its Hub page, then `hf auth login` or set HF_TOKEN."
         if "RepositoryNotFoundError" in kinds:
             return f"no model {name} on the Hub: check the spelling; if it is private, log in with `hf auth login`."
+        if "RemoteEntryNotFoundError" in kinds and HUB_GGUF.fullmatch(name):
+            return f"no file {name} on the Hub: check the spelling on the repository's page."
         if "RemoteEntryNotFoundError" in kinds:
             return f"{name} has no config.json on the Hub, so it is not a transformers model: choose another."
         if kinds & UNREACHABLE:

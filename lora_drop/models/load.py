@@ -3,7 +3,7 @@
 load_model()                        the bundled SmolLM2-135M-Instruct
 load_model("Qwen/Qwen2.5-0.5B")     the Hub (safetensors only; code from the repository is never run)
 load_model("./my-model")            a folder that `save_pretrained` wrote
-load_model("./model.gguf")          a GGUF file of llama.cpp
+load_model("./model.gguf")          a GGUF file of llama.cpp; of the Hub: "OWNER/NAME/FILE.gguf"
 load_model("random:tiny-llama")     tiny random weights with a byte tokenizer, for tests
 load_model("random:llama3-8b")      the real shape with random weights, for measuring speed and memory
 """
@@ -34,7 +34,16 @@ from lora_drop.method.cost import ModelShape
 from lora_drop.models import bundled
 from lora_drop.models.download import GGUF
 from lora_drop.models.gguf import gguf_rows, load_gguf, own_blocks
-from lora_drop.models.hub import REPAIR, check_config, download, from_pretrained_files, hub_files, locate
+from lora_drop.models.hub import (
+    HUB_GGUF,
+    REPAIR,
+    check_config,
+    download,
+    from_pretrained_files,
+    hub_files,
+    hub_gguf,
+    locate,
+)
 from lora_drop.models.place import on_zero_gpu, places, short_name
 from lora_drop.models.random_weights import random_model
 
@@ -141,8 +150,10 @@ def fetch(
     if name in ("bundled", BUNDLED_ID):
         bundled.ensure()
         return
-    source, name, local = locate(name)
-    check_config(source, name, places(device, dtype), local)
+    local = False
+    if not HUB_GGUF.fullmatch(name):
+        source, name, local = locate(name)
+        check_config(source, name, places(device, dtype), local)
     # Where the Hub cannot be reached there are no files: earlier downloads have to do.
     if not local and (files := hub_files(name)):
         yield from download(name, files, should_stop)
@@ -156,7 +167,8 @@ def load_model(
     """Load a model by name.
 
     Args:
-        model: `bundled`, `random:SHAPE`, a local folder, or a Hub id (a folder of that name comes first).
+        model: `bundled`, `random:SHAPE`, a local folder or GGUF file, a Hub id, or a GGUF file of the Hub as
+            OWNER/NAME/FILE.gguf (a folder or file of that name comes first).
         device: `auto` (see `places`), `cpu`, `cuda` or `cuda:N`.
         dtype: `auto` (bfloat16 on CUDA and on processors that compute it in hardware), `float32` or `bfloat16`.
 
@@ -173,10 +185,11 @@ def load_model(
             name, blocks = BUNDLED_ID, bundled_blocks
             folder = str(bundled.ensure(verify=True))  # a wrong byte would silently be a wrong number
             network, tokenizer, target = from_pretrained_files(folder, name, candidates, local=True)
-        elif is_gguf(name):
-            network, tokenizer, target = load_gguf(Path(name).expanduser(), candidates)
-            blocks = partial(own_blocks, Path(name).expanduser())
-            name = Path(name).name
+        elif is_gguf(name) or HUB_GGUF.fullmatch(name):
+            file = Path(name).expanduser() if is_gguf(name) else hub_gguf(name)
+            network, tokenizer, target = load_gguf(file, candidates)
+            blocks = partial(own_blocks, file)
+            name = file.name if is_gguf(name) else name
         else:
             source, name, local = locate(name)
             network, tokenizer, target = from_pretrained_files(source, name, candidates, local)

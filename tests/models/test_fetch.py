@@ -66,7 +66,7 @@ def test_of_a_repository_only_what_is_read_is_fetched(monkeypatch):
     names = "config.json model-1-of-2.safetensors pytorch_model.bin tokenizer.model onnx/model.safetensors run.py"
     listed = SimpleNamespace(siblings=[SimpleNamespace(rfilename=name, size=7) for name in names.split()])
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: SimpleNamespace(model_info=lambda *args, **kw: listed))
-    monkeypatch.setattr(hub, "_hub_answers", lambda name: True)
+    monkeypatch.setattr(hub, "_hub_answers", lambda name, file: True)
     assert list(hub.hub_files(NAME)) == ["config.json", "model-1-of-2.safetensors", "tokenizer.model"]
     listed.siblings = listed.siblings[2:3]
     with pytest.raises(LoraDropError, match="has no safetensors weights"):

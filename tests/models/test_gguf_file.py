@@ -1,16 +1,21 @@
 """GGUF files of each kind of blocks: decoded in their own where the C steps read those, else as numbers."""
 
+from types import SimpleNamespace
+
 import gguf
+import huggingface_hub
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
+from huggingface_hub import constants
 
 from lora_drop.decode.native.loader import library
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import step_bytes
 from lora_drop.method.schedule import Schedule
-from lora_drop.models.load import load_model
+from lora_drop.models import hub
+from lora_drop.models.load import fetch, load_model
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.trace import gather
@@ -126,3 +131,34 @@ def test_a_bad_file_is_one_line(damage, tmp_path):
     if damage == "cut":
         path.write_bytes(write(tmp_path / "whole.gguf", {"": Kind.Q4_0}).read_bytes()[:3000])
     assert "model.gguf" in the_line(str(path))
+
+
+def test_a_file_of_the_hub_is_read_from_the_cache_where_the_hub_cannot_be_reached(tmp_path, monkeypatch):
+    snapshot = tmp_path / "models--OWNER--NAME" / "snapshots" / ("0" * 40)
+    for folder in (snapshot, tmp_path / "models--OWNER--NAME" / "refs"):
+        folder.mkdir(parents=True)
+    (folder / "main").write_text("0" * 40)
+    path = write(snapshot / "model-q4_0.gguf", {"": Kind.Q4_0})
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "_hub_answers", lambda name, file: False)
+    loaded = load_model("OWNER/NAME/model-q4_0.gguf", device="cpu", dtype="float32")
+    assert loaded.id == "OWNER/NAME/model-q4_0.gguf"  # what repeats the run elsewhere
+    assert loaded.revision == load_model(str(path), device="cpu", dtype="float32").revision
+    assert list(fetch("OWNER/NAME/model-q4_0.gguf")) == []
+    assert "OWNER/NAME/other.gguf is not on this machine" in the_line("OWNER/NAME/other.gguf")
+
+
+def test_of_a_repository_the_named_file_alone_is_fetched(monkeypatch):
+    listed = [SimpleNamespace(rfilename=name, size=7) for name in ("a.gguf", "sub/b.gguf", "config.json")]
+    api = SimpleNamespace(model_info=lambda repository, **options: SimpleNamespace(siblings=listed))
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
+    monkeypatch.setattr(hub, "_hub_answers", lambda name, file: True)
+    assert hub.hub_files("OWNER/NAME/sub/b.gguf") == {"sub/b.gguf": 7}
+
+
+def test_another_architecture_says_which_are_read(tmp_path):
+    path = write(tmp_path / "model.gguf", {"": Kind.Q4_0}, architecture="gptj")
+    (tmp_path / "config.json").write_text('{"model_type": "neverland"}')
+    read = "supported architectures are llama, qwen2, qwen3, mistral."
+    assert the_line(str(path)) == f"model.gguf is a 'gptj' model; {read}"
+    assert the_line(str(tmp_path)) == f"{tmp_path.name} is a 'neverland' model; {read}"
