@@ -25,7 +25,7 @@ from lora_drop.run.trace.trace import Trace
 WIDTH, EDGE, GAP = 1200, 24, 28
 TINTS = ("baseline", "lora-drop", "third", "fourth")  # of the lanes, in order
 TEXT, HEADING = 14, 16
-LINES = 16  # of each answer in the figure of the whole run
+LINES = 16  # of each answer; the rest is an ellipsis
 LEAST = 1.5  # pixels; shorter passes are drawn together with the next one
 MOST_POINTS = 400  # of a line
 NOTHING = "This run has nothing to draw here."
