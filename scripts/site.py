@@ -14,30 +14,39 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "build" / "docs"
 PAGES = ("Spaces.md", "SECURITY.md", "CHANGELOG.md", "assets/presets/samples.md", "docs/*.md")
-BESIDE = ("assets/screenshots/page.png", "assets/trace.schema.json", "notebooks/*.ipynb")  # what they link to
+
+
+def links(page: Path) -> list[Path]:
+    """The files that a page links to."""
+    return [page.parent / link for link in re.findall(r"\]\(([^)#:]+)[)#]", page.read_text(encoding="utf-8"))]
 
 
 def gather() -> None:
-    """Copy the pages; README is the first one."""
+    """Copy the pages, README as the first one, and the files that they link to."""
     shutil.rmtree(SOURCES, ignore_errors=True)
     SOURCES.mkdir(parents=True)
     shutil.copyfile(ROOT / "README.md", SOURCES / "index.md")
-    for path in (path for pattern in (*PAGES, *BESIDE) for path in ROOT.glob(pattern)):
-        target = SOURCES / path.relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
+    for path in (path for pattern in PAGES for path in ROOT.glob(pattern)):
+        copy(path.relative_to(ROOT))
+    for target in (link.resolve() for page in [*SOURCES.rglob("*.md")] for link in links(page)):
+        if target.is_relative_to(SOURCES) and (ROOT / target.relative_to(SOURCES)).is_file():
+            if target.suffix != ".md":
+                copy(target.relative_to(SOURCES))
+
+
+def copy(name: Path) -> None:
+    """Copy a file of the repository to its place among the site's."""
+    target = SOURCES / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(ROOT / name, target)
 
 
 def faults() -> list[str]:
     """Pages that no menu leads to, and links to files that the site does not have; Zensical checks those to pages."""
     menu = (ROOT / "zensical.toml").read_text(encoding="utf-8")
-    names = [page.relative_to(SOURCES).as_posix() for page in SOURCES.rglob("*.md")]
-    dead = [f"zensical.toml: {name} is not in nav" for name in names if f'"{name}"' not in menu]
-    for page in SOURCES.rglob("*.md"):
-        for link in re.findall(r"\]\(([^)#:]+)[)#]", page.read_text(encoding="utf-8")):
-            if not (page.parent / link).is_file():
-                dead.append(f"{page.relative_to(SOURCES)}: no file {link}")
-    return dead
+    pages = {page: page.relative_to(SOURCES).as_posix() for page in SOURCES.rglob("*.md")}
+    found = [f"zensical.toml: {name} is not in nav" for name in pages.values() if f'"{name}"' not in menu]
+    return found + [f"{pages[page]}: no file {link}" for page in pages for link in links(page) if not link.is_file()]
 
 
 def main() -> int:
