@@ -275,6 +275,16 @@ class FreeSlider(gr.Slider):
         return payload
 
 
+class OpenButton(gr.UploadButton):
+    """An upload button that hands on the file's path. Gradio's own also leaves an empty file on the disk each time."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> str | None:
+        """Hand on the path."""
+        return payload and payload.path
+
+
 class FreeNumber(gr.Number):
     """A number field that hands on any number, for the same reason as `FreeSlider`."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from functools import partial
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -31,7 +32,6 @@ from lora_drop.ui.serve.uploads import Uploads
 from lora_drop.ui.theme import theme
 
 RUN_SECONDS, CLOSE_SECONDS = 3.0, 0.5  # at the end, until runs have stopped and until connections are closed
-UPLOAD_SECONDS = 3600  # how often Gradio looks for leftover uploads, and the age at which it deletes them
 TITLE = (
     "<h1>LoRA-Drop Studio</h1><p>What does a language model lose, and gain, if it skips layers for most of its "
     "words?</p>"
@@ -58,7 +58,7 @@ def build_app(pool: ModelPool, policy: Policy | None = None) -> Page:
     policy = policy or Policy(limits=Limits.from_environment())
     calls = Callbacks(pool, policy.limits, policy.public)
     facts = page_facts(pool.info(None))
-    with Page(title="LoRA-Drop Studio", fill_width=True, delete_cache=(UPLOAD_SECONDS, UPLOAD_SECONDS)) as demo:
+    with Page(title="LoRA-Drop Studio", fill_width=True) as demo:
         demo.calls, demo.policy = calls, policy
         with gr.Row(elem_id="ld-top"):
             gr.HTML(TITLE, elem_id="ld-title", apply_default_css=False)
@@ -141,7 +141,7 @@ def launch(
         run_history=False,
     )
     gradio_private.share_states(demo, calls.visits)
-    calls.uploads.on_drop = demo.upload_file_set.discard
+    calls.uploads.on_drop = partial(gradio_private.forget_file, demo)
     calls.uploads.by_address = policy.tells_apart
     calls.visits.watch(lambda: demo.is_running)
     if closed := Routes(demo.app.routes).unknown:

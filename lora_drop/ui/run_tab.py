@@ -18,6 +18,7 @@ from lora_drop.ui.components import (
     Compare,
     LiveView,
     ModelFacts,
+    OpenButton,
     Pays,
     PresetTable,
     Status,
@@ -115,7 +116,7 @@ def _build_ask() -> dict[str, Any]:
             with gr.Row(elem_id="ld-buttons"):
                 run = gr.Button(SHOW_ME, variant="primary", elem_id="ld-run")
                 stop = gr.Button("Stop", interactive=False, elem_id="ld-stop")
-                opened = gr.UploadButton("Open trace", file_types=[".jsonl"], elem_id="ld-open")
+                opened = OpenButton("Open trace", file_types=[".jsonl"], elem_id="ld-open")
                 to_settings = gr.Button("Settings", elem_id="ld-to-settings")  # on a narrow page
             status = Status(status_value("idle", INVITE), elem_id="ld-status")
         if notice := zero.notice():

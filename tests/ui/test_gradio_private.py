@@ -16,7 +16,7 @@ from gradio.server_messages import ProcessGeneratingMessage
 
 import lora_drop.ui
 from lora_drop.errors import LoraDropError
-from lora_drop.ui.components import FreeNumber, FreeSlider
+from lora_drop.ui.components import FreeNumber, FreeSlider, OpenButton
 from lora_drop.ui.serve import gradio_private
 from lora_drop.ui.serve.gradio_private import ask_no_other_host
 from lora_drop.ui.serve.gradio_queue import TOTAL, FairQueue, Unread, use_fair_queue
@@ -121,7 +121,8 @@ def _raised(kind: type[Exception]) -> Exception:
 
 
 def test_a_component_of_ours_is_still_drawn_as_its_parent():
-    assert (FreeSlider().get_block_name(), FreeNumber().get_block_name()) == ("slider", "number")
+    names = [part().get_block_name() for part in (FreeSlider, FreeNumber, OpenButton)]
+    assert names == ["slider", "number", "uploadbutton"]
 
 
 def test_no_other_module_of_the_page_reaches_inside_of_gradio():

@@ -139,6 +139,12 @@ async def _parse(parser: GradioMultiPartParser) -> Any:
     return form
 
 
+def forget_file(demo: gr.Blocks, path: str) -> None:
+    """Take a deleted file off the lists of a page and its components."""
+    for files in demo.temp_file_sets:
+        files.discard(path)
+
+
 @contextmanager
 def uploading() -> Iterator[Callable[[], None]]:
     """Follow an upload within the block; yields a function that deletes all of it but a file that was accepted."""

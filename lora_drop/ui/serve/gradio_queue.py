@@ -34,7 +34,7 @@ from lora_drop.errors import LoraDropError
 from lora_drop.ui.serve.guard import TRACES, Refused, too_large
 from lora_drop.ui.serve.owner import Counters
 from lora_drop.ui.serve.policy import Policy
-from lora_drop.ui.serve.turns import Turns
+from lora_drop.ui.serve.turns import Turns, too_late
 from lora_drop.ui.serve.visits import Visits
 
 RUNS = "gpu"  # the concurrency id of calls that use the device
@@ -220,8 +220,7 @@ class FairQueue(Queue):
             self.event_queue_per_concurrency_id[event.concurrency_id].queue.remove(event)
             self.event_ids_to_events.pop(event._id, None)
             self.counters.refuse("light")
-            line = f"This app is busy: your turn did not come within {LIGHT_SECONDS:g} s. Try again in a moment."
-            self.send_message(event, _ending(line))
+            self.send_message(event, _ending(too_late(LIGHT_SECONDS)))
         for concurrency_id in self.event_queue_per_concurrency_id:
             self._sort(concurrency_id)
         events = super().get_events()

@@ -25,7 +25,7 @@ from lora_drop.ui.serve.owner import Counters
 from lora_drop.ui.serve.policy import MIB, SMALL, Policy
 from lora_drop.ui.serve.routes import Kind, Routes
 from lora_drop.ui.serve.scan import NAME, TooComplex, check_shape
-from lora_drop.ui.serve.turns import Turns
+from lora_drop.ui.serve.turns import Turns, too_late
 from lora_drop.ui.serve.visits import Visits
 
 # Only this server's own content. Gradio compiles strings (`unsafe-eval`) and has inline scripts and styles
@@ -335,8 +335,7 @@ class LightPool:
                 async with asyncio.timeout(LIGHT_SECONDS):
                     await asyncio.shield(turn)
             if not turn.done():  # else the turn came as the time was up
-                line = f"This app is busy: your turn did not come within {LIGHT_SECONDS:g} s. Try again in a moment."
-                raise Refused("light", 503, line)
+                raise Refused("light", 503, too_late(LIGHT_SECONDS))
             yield
         finally:
             if turn.done():

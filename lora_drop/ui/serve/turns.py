@@ -8,6 +8,11 @@ from collections.abc import Sequence
 KNOWN = 1000  # addresses whose last turn is remembered; a forgotten one counts as new
 
 
+def too_late(seconds: float) -> str:
+    """The refusal of a call whose turn did not come in time."""
+    return f"This app is busy, and your turn did not come within {seconds:g} s: try again in a moment."
+
+
 class Turns:
     """Round robin over addresses: the one whose last turn is longest ago is next.
 

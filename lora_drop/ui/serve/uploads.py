@@ -1,6 +1,6 @@
 """Uploaded traces on the server's disk: few, counted, and deleted once they were read or their visitor has left.
 
-Gradio deletes uploads by a timer alone, and never deletes what a failed upload wrote. `Uploads`, an ASGI middleware
+Gradio would delete uploads by a timer alone, and never what a failed upload wrote. `Uploads`, an ASGI middleware
 inside the guard, follows each upload through the app instead. No file is deleted on the event loop.
 """
 
