@@ -6,7 +6,7 @@ import { drawn } from "./table.js";
 
 /** @typedef {import("../records.js").LaneRow} LaneRow */
 
-const HEAD = ["method", "tokens/s", "speed (95%)", "layer runs a token", "bytes a token", "drafts accepted", "text", "K/V", "trained"];
+const HEAD = ["method", "tokens/s", "speed (95%)", "layer runs", "bytes", "accepted", "text", "K/V", "trained"];
 
 /**
  * @param {HTMLElement} root
@@ -17,7 +17,7 @@ export function mountMethods(root, store) {
   store.subscribe(["run", "revision", "isUnfolding"], ({ run, isUnfolding }) => {
     const rows = (run?.isOver && !isUnfolding && run.report?.table) || [];
     place.hidden = rows.length === 0;
-    const table = { caption: "Every lane on one clock, of this run alone", head: HEAD, rows: rows.map(cellsOf) };
+    const table = { caption: "Every lane of this run on one clock; layer runs and bytes are a token's", head: HEAD, rows: rows.map(cellsOf) };
     place.replaceChildren(...(rows.length ? [drawn(table)] : []));
     place.querySelectorAll("tbody tr").forEach((line, i) => line.setAttribute("title", rows[i].note ?? ""));
   });
