@@ -7,13 +7,12 @@ The tensors that stay are the same, bit for bit, so a run with these parts write
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
-from lora_drop.adapters.bank import WEIGHTS_NAME, AdapterBank
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.adapters.hub import WEIGHTS_NAME
 from lora_drop.errors import LoraDropError
-from lora_drop.training.card import CARD_NAME
 
 
 def slim(folder: Path, out: Path, parts: frozenset[str]) -> tuple[int, int]:
@@ -28,11 +27,6 @@ def slim(folder: Path, out: Path, parts: frozenset[str]) -> tuple[int, int]:
     if missing := sorted(parts - bank.parts):
         raise LoraDropError(f"{folder.name} has no part {missing[0]}; it has {', '.join(sorted(bank.parts))}.")
     bank.only(parts).save(out)
-    if (card := folder / CARD_NAME).exists():
-        gone = " and ".join(sorted(bank.parts - parts))
-        line = f"- Parts: {', '.join(sorted(parts))}" + (f" ({gone}, trained with them, left out)." if gone else ".")
-        text = re.sub(r"^- Parts: .*$", line, card.read_text(encoding="utf-8"), count=1, flags=re.MULTILINE)
-        (out / CARD_NAME).write_text(text, encoding="utf-8")
     before, after = ((one / WEIGHTS_NAME).stat().st_size for one in (folder, out))
     return before, after
 

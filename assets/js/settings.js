@@ -114,8 +114,12 @@ function refusedExactness({ refresh, accept, kv, period, own_repeats }) {
   return "";
 }
 
+const UNKNOWN = { rank: 64, tokens: null, mlp: 0, kept: 0, head_rank: 0, head_best: 0 };
+
 /**
- * The bank that `auto` uses for the settings on a model; null without one that corrects a skipped layer.
+ * The bank that a run takes on a model; null without one that corrects a skipped layer.
+ *
+ * The sizes of adapters in a repository of the Hub are not known before the run: the forecast takes the shipped bank's.
  *
  * @param {Model} model
  * @param {Settings} settings
@@ -124,7 +128,9 @@ function refusedExactness({ refresh, accept, kv, period, own_repeats }) {
 export function bankOf(model, settings, schedule) {
   if (settings.adapters === "none" || isBaseline(schedule)) return null;
   const { reuse, part, refresh, kv, head } = schedule;
-  const bank = model.banks[[reuse, part, refresh, kv].join("/")];
+  const shipped = model.banks[[reuse, part, refresh, kv].join("/")];
+  const named = { ...UNKNOWN, ...shipped, name: settings.adapters, corrected: schedule.dropped };
+  const bank = settings.adapters === "auto" ? shipped : named;
   if (!bank) return null;
   const isOfUse = head === "screened" && bank.head_rank > 0;
   const corrects = settings.parts !== "none" && schedule.dropped.some((layer) => bank.corrected.includes(layer));

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import torch
@@ -15,15 +16,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lora_drop.adapters.card import card, check_card
+from lora_drop.adapters.hub import (
+    CARD_NAME,
+    CONFIG_NAME,
+    SUMS_NAME,
+    WEIGHTS_NAME,
+    bank_name,
+    download,
+    hub_name,
+    upload,
+)
 from lora_drop.decode.correction import PROJECTIONS, Correction
 from lora_drop.decode.head import ScreenedHead
 from lora_drop.errors import LoraDropError, first_mistake
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.paths import drafted, sha256
 
-WEIGHTS_NAME = "adapter_model.safetensors"
-CONFIG_NAME = "lora_drop_config.json"
-SUMS_NAME = "SHA256SUMS"  # of the two, as `sha256sum -c` reads them; an older folder has none
 CHECKPOINTS = ("checkpoint", "checkpoint.old")  # of `train --out`; a kill may leave the last good one in the second
 CHECKPOINT_BANK = "adapter"  # a checkpoint's folder of the bank
 _BOTTLENECK = ("gate_up", "down")  # tensors of a layer's `mlp` part
@@ -31,11 +40,11 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def broken(name: str, why: str) -> LoraDropError:
-    """The error for a damaged adapter folder."""
-    return LoraDropError(
-        f"the adapters in {name} are broken: {why}. Put the folder's files back, train the bank again, or use "
-        "adapters none."
-    )
+    """The error for a damaged adapter folder, or repository of the Hub."""
+    repair = "Put the folder's files back, train the bank again"
+    if "@" in name:
+        repair = "If its files are damaged here only, delete its folder in the Hub's cache and load it again"
+    return LoraDropError(f"the adapters in {name} are broken: {why}. {repair}, or use adapters none.")
 
 
 def files_of(folder: Path) -> Path:
@@ -89,12 +98,12 @@ class BankConfig(BaseModel):
         except OSError as error:
             raise _unreadable(folder, error) from None
         except ValidationError as error:
-            raise broken(folder.name, f"{CONFIG_NAME}, {first_mistake(error)}") from None
+            raise broken(bank_name(folder), f"{CONFIG_NAME}, {first_mistake(error)}") from None
 
 
 def _unreadable(folder: Path, error: OSError) -> LoraDropError:
     return LoraDropError(
-        f"cannot read the adapters in {folder.name}: {error.strerror or 'a file is missing'} "
+        f"cannot read the adapters in {bank_name(folder)}: {error.strerror or 'a file is missing'} "
         f"(an adapter folder holds {WEIGHTS_NAME} and {CONFIG_NAME}; that of `train --out` will do once it has a "
         "checkpoint)."
     )
@@ -185,7 +194,7 @@ class AdapterBank(Correction):
         return None
 
     def save(self, folder: str | Path) -> None:
-        """Write the files of the adapter folder: all of them or none.
+        """Write the files of the adapter folder: all of them or none. A card that is there stays.
 
         Raises:
             LoraDropError: they cannot be written.
@@ -221,14 +230,13 @@ class AdapterBank(Correction):
             **({"head": {"rank": self.head.rank, "best": self.head.best}} if self.head else {}),
         }
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+        names = [SUMS_NAME, WEIGHTS_NAME, CONFIG_NAME]  # the sums first: then a kill between two renames is noticed
+        names += [] if (folder / CARD_NAME).exists() else [CARD_NAME]
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # The sums first: then a kill between two renames is noticed.
-            with drafted(*(folder / name for name in (SUMS_NAME, WEIGHTS_NAME, CONFIG_NAME))) as (
-                sums,
-                weights,
-                draft,
-            ):
+            with drafted(*(folder / name for name in names)) as (sums, weights, draft, *new_card):
+                for path in new_card:
+                    path.write_bytes(card(self).encode("utf-8", "replace"))
                 save_file({name: t.contiguous() for name, t in tensors.items()}, weights)
                 draft.write_bytes(text.encode("utf-8", "replace"))  # names of files need not be UTF-8
                 sums.write_text(f"{sha256(weights)}  {WEIGHTS_NAME}\n{sha256(draft)}  {CONFIG_NAME}\n")
@@ -254,17 +262,73 @@ class AdapterBank(Correction):
         except OSError as error:
             raise _unreadable(folder, error) from None
         except (SafetensorError, ValueError) as error:
-            raise broken(folder.name, f"{WEIGHTS_NAME}, {error}") from None
+            raise broken(bank_name(folder), f"{WEIGHTS_NAME}, {error}") from None
         faults = (_layer_fault(i, a[i], b[i], gate[i], config.r) for i in config.layers)
         if fault := next(filter(None, faults), None) or _parts_fault(**parts):
-            raise broken(folder.name, fault)
-        _check_sums(files_of(folder), folder.name)
+            raise broken(bank_name(folder), fault)
+        _check_sums(files_of(folder), bank_name(folder))
         return cls(
             *(a, b, gate, config.lora_alpha, config.reuse, config.part, config.kv),
             *(config.base_model_name_or_path, config.revision, config.num_layers, config.model_extra or {}),
             config.refresh,
             **parts,
         )
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, revision: str | None = None) -> AdapterBank:
+        """Read adapters from a repository of the Hub, or from a folder, which comes first.
+
+        Args:
+            name: `USER/REPO`, `USER/REPO@REVISION` or a folder.
+            revision: branch, tag or commit, in place of the name's; of a folder it is an error.
+
+        Raises:
+            LoraDropError: see `hub.download` and `load`.
+        """
+        if hub_name(str(name)):
+            return cls.load(download(str(name), revision))
+        if revision:
+            raise LoraDropError(f"{str(name)[:80]!r} is no repository USER/REPO, so it has no revision: leave it out.")
+        return cls.load(name)
+
+    def push_to_hub(self, name: str, private: bool | None = None) -> str:
+        """Commit the bank and its card to a repository of the Hub; returns the commit's address.
+
+        The card takes its base model from `base_model` and its licence from `meta["license"]`.
+
+        Args:
+            name: `USER/REPO`, which is made if it is missing, or `USER/REPO@BRANCH`.
+            private: of a new repository; None is the account's default.
+
+        Raises:
+            LoraDropError: the card lacks one of them, or the Hub refuses.
+        """
+        with TemporaryDirectory() as folder:
+            self.save(folder)
+            return push_folder(Path(folder), name, private)
+
+
+def push_folder(folder: Path, name: str, private: bool | None = None) -> str:
+    """Commit an adapter folder, or a training's last checkpoint, as `AdapterBank.push_to_hub` does.
+
+    Raises:
+        LoraDropError: the bank or its card is broken, or the Hub refuses.
+    """
+    bank = AdapterBank.load(folder)
+    text = read_card(folder) or card(bank)
+    check_card(text, name)
+    paths = [path for file in (WEIGHTS_NAME, CONFIG_NAME, SUMS_NAME) if (path := files_of(folder) / file).exists()]
+    return upload({CARD_NAME: text.encode(), **{path.name: path for path in paths}}, name, private)
+
+
+def read_card(folder: Path) -> str:
+    """The text of a bank's card; empty without one. Raises LoraDropError if it cannot be read."""
+    try:
+        return (files_of(folder) / CARD_NAME).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise broken(bank_name(folder), f"{CARD_NAME} cannot be read ({error})") from None
 
 
 class _Tensors(dict[str, Tensor]):

@@ -1,4 +1,4 @@
-"""Find the bank for a config on a model: a named folder, or a shipped one."""
+"""Find the bank for a config on a model: a named folder or repository, or a shipped one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from lora_drop.adapters.bank import CONFIG_NAME, WEIGHTS_NAME, AdapterBank, BankConfig, files_of
+from lora_drop.adapters.bank import AdapterBank, BankConfig, files_of
+from lora_drop.adapters.hub import CONFIG_NAME, WEIGHTS_NAME, bank_name, local_folder
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import KV_RULES, PARTS, REFRESHES, REUSE_RULES, Schedule
@@ -29,7 +30,7 @@ def find_bank(
         bank: in place of the adapters that the config names.
 
     Raises:
-        LoraDropError: a named folder cannot be read, or the adapters do not fit.
+        LoraDropError: named adapters cannot be read, or the adapters do not fit.
     """
     bank, notes = _bank_and_notes(loaded, config, schedule, bank)
     if schedule.watches_norm and bank is None:
@@ -42,7 +43,7 @@ def _bank_and_notes(
 ) -> tuple[AdapterBank | None, list[str]]:
     folder = None if bank else bank_folder(loaded, config, schedule)
     if folder is not None:
-        bank, name = AdapterBank.load(folder), folder.name
+        bank, name = AdapterBank.load(folder), bank_name(folder)
     elif bank is not None:
         name = "of this call"
     else:
@@ -103,13 +104,13 @@ def bank_folder(loaded: LoadedModel | ModelInfo, config: LoraDropConfig, schedul
     """The adapter folder for a config on a model; None without adapters.
 
     Raises:
-        LoraDropError: see `shipped_bank`.
+        LoraDropError: see `shipped_bank` and `hub.download`.
     """
     if config.adapters == "none" or (config.adapters == "auto" and schedule.is_baseline):
         return None
     if config.adapters == "auto":
         return shipped_bank(loaded.revision, schedule.reuse, schedule.part, schedule.refresh, schedule.kv)
-    return Path(config.adapters)
+    return local_folder(config.adapters)
 
 
 def shipped_bank(revision: str, reuse: str, part: str, refresh: str = "single", kv: str = "skip") -> Path | None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 
 from lora_drop.cli import (
+    adapters,
     bench,
     benchmark,
     calibrate,
@@ -38,7 +39,7 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 COMMANDS = (
     *(run, page, evaluate, sweep, presets, recommend, compare, calibrate, bench, benchmark, drop_order),
-    *(train, replay, diff, fetch, space, doctor),
+    *(train, adapters, replay, diff, fetch, space, doctor),
 )
 
 

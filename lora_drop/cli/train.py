@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     """Run the command."""
     settings = TrainSettings(**read_settings(args, settings_in(TrainSettings)))
     job = TrainJob(**{field.name: getattr(args, field.name) for field in dataclasses.fields(TrainJob)})
-    from lora_drop.training.card import dropped_in
+    from lora_drop.adapters.card import dropped_in
     from lora_drop.training.train import train
 
     is_first = os.environ.get("RANK", "0") == "0"  # of a launch's processes, which share the folder

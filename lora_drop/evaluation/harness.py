@@ -2,10 +2,10 @@
 
     python -m lora_drop.evaluation.harness --model lora_drop --model_args pretrained=bundled,period=4 --tasks hellaswag
 
-registers the model and calls the harness's own command line, which finds no models outside itself; all options are the
-harness's. `--model_args` takes `pretrained` (`--model` elsewhere), `device`, `dtype`, `preset` and LoRA-Drop's
-settings by the names of the command line with underscores. Commas separate the arguments, so `drop_layers` has colons:
-`drop_layers=4:6:8`.
+registers the model and calls the harness's own command line, which up to 0.4.13 finds no models outside itself (later
+ones read the entry point in pyproject.toml); all options are the harness's. `--model_args` takes `pretrained`
+(`--model` elsewhere), `device`, `dtype`, `preset` and LoRA-Drop's settings by the names of the command line with
+underscores. Commas separate the arguments, so `drop_layers` has colons: `drop_layers=4:6:8`.
 
 A log-likelihood is decoded: prefill on the context, then a step a token of the continuation, with layers skipped as
 in generation. The harness's own class makes one forward pass over both, which would measure the full model. The

@@ -98,8 +98,9 @@ class LoraDropConfig:
     )
     adapters: str = setting(
         "auto",
-        "trained corrections: auto (those that ship for the model and rule), none, or an adapter folder",
-        allowed="auto, none or an adapter folder",
+        "trained corrections: auto (those that ship for the model and rule), none, an adapter folder, or a repository "
+        "of the Hub, USER/REPO or USER/REPO@REVISION",
+        allowed="auto, none, an adapter folder or a repository USER/REPO",
         public=("auto", "none"),
         label="Trained corrections (adapters)",
         info="None: more drift, and the text breaks sooner.",

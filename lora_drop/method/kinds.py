@@ -213,12 +213,16 @@ class Choice(Kind):
 
 @dataclass(frozen=True)
 class Text(Kind):
-    """Any text but the empty one, described by `allowed`; with `public` a visitor may only choose one of these, which
-    `labels` are the page's names for."""
+    """Any text but the empty one, described by `allowed`.
+
+    With `public` a visitor of the page may only choose one of these, which `labels` are the page's names for, or write
+    a text that fits the pattern `written`.
+    """
 
     allowed: str
     public: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    written: str = ""
     name = "text"
 
     plain = Annotated[str, Strict(), Field(min_length=1)]

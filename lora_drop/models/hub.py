@@ -28,6 +28,7 @@ HUB_GGUF = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)/([\w-][\w./-]*\.gguf)", re.I
 READ = re.compile(r"[^/]+\.(json|jinja|model|txt)|model[^/]*\.safetensors")  # files at the top of a repository
 # Names of the exceptions that say that the Hub cannot be reached.
 UNREACHABLE = {"TransportError", "ConnectionError", "OfflineModeIsEnabled", "LocalEntryNotFoundError"}
+NO_HUB = "the Hub cannot be reached: check the network (or HF_HUB_OFFLINE)"
 REPAIR = "run `python -m lora_drop fetch --verify`, which repairs them"  # the bundled model's damaged files
 NO_SAFETENSORS = "has no safetensors weights (pickled ones are refused): convert them, or choose another model."
 
@@ -246,6 +247,24 @@ def _kinds(error: BaseException) -> set[str]:
     return {kind.__name__ for link in chain for kind in type(link).__mro__}
 
 
+def hub_line(error: BaseException, name: str, noun: str, offline: str) -> str | None:
+    """The line for a repository that the Hub refuses, or for no connection; None for another exception.
+
+    Args:
+        name: of the repository; `@REVISION` may follow.
+        noun: what it holds.
+        offline: the line where the Hub cannot be reached.
+    """
+    kinds = _kinds(error)
+    if "GatedRepoError" in kinds:
+        return f"{name} is gated: accept its terms on its Hub page, then `hf auth login` or set HF_TOKEN."
+    if "RepositoryNotFoundError" in kinds:
+        return f"no {noun} {name} on the Hub: check the spelling; if it is private, log in with `hf auth login`."
+    if "RevisionNotFoundError" in kinds:
+        return f"{name} is no revision on the Hub: check the branch, tag or commit."
+    return offline if kinds & UNREACHABLE else None
+
+
 def _explain(error: BaseException, name: str, what: str, local: bool) -> str:
     """The line for an exception."""
     kinds, text = _kinds(error), str(error)
@@ -261,19 +280,13 @@ def _explain(error: BaseException, name: str, what: str, local: bool) -> str:
     ):
         return str(unsupported(name, kind[1] or kind[2]))
     if not local:
-        if "GatedRepoError" in kinds:
-            return f"{name} is gated: accept its terms on its Hub page, then `hf auth login` or set HF_TOKEN."
-        if "RepositoryNotFoundError" in kinds:
-            return f"no model {name} on the Hub: check the spelling; if it is private, log in with `hf auth login`."
         if "RemoteEntryNotFoundError" in kinds and HUB_GGUF.fullmatch(name):
             return f"no file {name} on the Hub: check the spelling on the repository's page."
         if "RemoteEntryNotFoundError" in kinds:
             return f"{name} has no config.json on the Hub, so it is not a transformers model: choose another."
-        if kinds & UNREACHABLE:
-            return (
-                f"{name} is not on this machine and the Hub cannot be reached: check the network (or HF_HUB_OFFLINE), "
-                f"or use bundled or a local folder."
-            )
+        offline = f"{name} is not on this machine and {NO_HUB}, or use bundled or a local folder."
+        if line := hub_line(error, name, "model", offline):
+            return line
     reason = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     if "ignore_mismatched_sizes" in text:  # refers to a table that is not printed here
         reason = "they have other sizes than its config.json says"

@@ -8,6 +8,7 @@ diverged have different prefixes, so each figure names the lanes whose text it i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.find import config_fingerprint, find_bank
+from lora_drop.adapters.hub import download, hub_name
 from lora_drop.decode.native.weights import NativeWeights
 from lora_drop.decode.outputs import NativeOutputs, ReferenceOutputs, StaticOutputs
 from lora_drop.decode.refresh import Refresher
@@ -114,11 +116,14 @@ def _config(recorded: dict[str, Any]) -> LoraDropConfig:
     if not (recorded.get("rank") or recorded.get("corrected") or extras.get("head_rank")):
         settings["adapters"] = "none"
     elif (name := settings.get("adapters", "auto")) != "auto":
-        # A header has the folder's name only; the fingerprint tells whether the shipped one of that name was used.
-        shipped = {folder.name: folder for folder in SHIPPED_ADAPTERS.iterdir()}
-        if "bank" not in recorded or name not in shipped:
+        # The fingerprint tells whether the adapters of that name, shipped or of the Hub's cache, are the run's.
+        here = {folder.name: folder for folder in SHIPPED_ADAPTERS.iterdir()}
+        with contextlib.suppress(LoraDropError):  # a trace causes no download
+            if hub_name(str(name)):
+                here[name] = download(str(name), offline=True)
+        if "bank" not in recorded or name not in here:
             raise LoraDropError(f"this run's adapters {str(name)[:80]} are not here: it cannot be read again.")
-        settings["adapters"] = str(shipped[name])
+        settings["adapters"] = str(here[name])
     return LoraDropConfig(**settings)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lora_drop.adapters.find import config_fingerprint
+from lora_drop.adapters.hub import hub_name
 from lora_drop.decode.lane import Lane, LaneEvent
 from lora_drop.decode.reference import Decoder
 from lora_drop.decode.sampling import Sampling
@@ -144,8 +145,8 @@ def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decod
         sizes = dataclasses.asdict(lane.corrections(shape))
         config = {
             **lane.config.to_dict(),
-            # The name only: a trace is shared, and the path would tell about the machine.
-            "adapters": Path(lane.config.adapters).name,
+            # A folder's name only: a trace is shared, and the path would tell about the machine.
+            "adapters": lane.config.adapters if hub_name(lane.config.adapters) else Path(lane.config.adapters).name,
             "dropped": list(lane.schedule.dropped),
             "rank": sizes.pop("rank"),
             "corrected": list(sizes.pop("layers")),

@@ -17,7 +17,6 @@ import torch
 from lora_drop.adapters.bank import CHECKPOINT_BANK, CHECKPOINTS, AdapterBank
 from lora_drop.errors import LoraDropError
 from lora_drop.paths import sync
-from lora_drop.training.card import CARD_NAME, card
 
 CHECKPOINT = CHECKPOINTS[0]
 STATE = "state.pt"
@@ -39,7 +38,6 @@ def write_checkpoint(out: Path, bank: AdapterBank, state: dict[str, Any]) -> Non
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         bank.save(draft / CHECKPOINT_BANK)
-        (draft / CHECKPOINT_BANK / CARD_NAME).write_text(card(bank), encoding="utf-8")
         torch.save(state, draft / STATE)
         sync(draft / STATE)
         if (out / CHECKPOINT).exists():  # else a kill just below has left the last good one in `old`

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -148,3 +150,18 @@ class TrainJob:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise LoraDropError(f"--{name.replace('_', '-')} must be at least 1.")
+
+
+def reproduce(settings: TrainSettings, job: TrainJob, model: str) -> str:
+    """The `train` command that makes a bank: its data, how they are read, and settings other than the defaults."""
+    defaults = TrainSettings()
+    words = ["python", "-m", "lora_drop", "train", "--model", model]
+    words += ["--data", *(path.name for path in job.data)] if job.data else []
+    words += ["--chat", *job.chat] if job.chat else []
+    words += ["--file-tokens", str(job.file_tokens)] if job.file_tokens else []
+    words += ["--self-generate", str(job.self_generate)] if job.self_generate else []
+    words += ["--start", job.start.name] if job.start else []
+    for name, value in dataclasses.asdict(settings).items():
+        if value != getattr(defaults, name):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join([*words, "--out", "OUT"])

@@ -27,13 +27,12 @@ from lora_drop.adapters.bank import AdapterBank
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel
-from lora_drop.training.card import reproduce
 from lora_drop.training.checkpoint import read_state, write_checkpoint
 from lora_drop.training.distill import Text, distillation, evaluated_cases, figures
 from lora_drop.training.draw import ANY_RATIO, PERIODS, RATIOS, Draw, draw
 from lora_drop.training.fit import Scales, fit, measure
 from lora_drop.training.parts import add_parts, bank_of, continued, parameters_of, screened_head, units
-from lora_drop.training.settings import TrainJob, TrainSettings
+from lora_drop.training.settings import TrainJob, TrainSettings, reproduce
 from lora_drop.training.student import Layout
 
 Progress = Callable[[int, int, str], None]  # what is done, all there is to do, and words

@@ -83,7 +83,9 @@ def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
         with _one_line_errors():
             info = calls.pool.info(options["model"])
             tokens = BY_NAME["max_new_tokens"].read(options["max_new_tokens"])
-            request = Request(prompt=prompt or "-", config=_config(options, info.id), max_new_tokens=tokens)
+            request = Request(
+                prompt=prompt or "-", config=_config(options, info.id, calls.shown), max_new_tokens=tokens
+            )
             checked = plan(zero.planning(info), request)
             return _estimated(info, checked, len(checked.prompt_ids) if prompt else 0, request)
 
@@ -128,7 +130,8 @@ def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
 
     for function in (replay, inspect):  # Gradio does not read annotations that are texts
         function.__annotations__ = get_type_hints(function)
-    options = settings_of(CALL, SCHEDULE, RUN)
+    shown = {one.name: one for one in calls.shown}
+    options = [shown.get(one.name, one) for one in settings_of(CALL, SCHEDULE, RUN)]
     estimated = [one for one in options if one.of != RUN or one.name == "max_new_tokens"]
     return {
         "generate": _with_parameters(generate, options, "the user's message"),
@@ -143,7 +146,7 @@ def _run(calls: Callbacks, prompt: str, visitor: gr.Request | None, options: dic
     """The records of a call's run; options that it does not have are at their defaults."""
     model = calls.pool.check(options["model"])
     run = {one.name: one.read(options[one.name]) for one in settings_of(RUN) if one.name in options}
-    request = Request(prompt=prompt, config=_config(options, model), **run)
+    request = Request(prompt=prompt, config=_config(options, model, calls.shown), **run)
     return calls.run(request, model=model, session=session_of(visitor))
 
 
@@ -217,13 +220,17 @@ def _words(setting: Setting) -> tuple[str, ...]:
     """The words that a setting can have in a call; none where it takes others too."""
     if isinstance(setting.kind, Choice):
         return setting.kind.words
-    public = setting.kind.public if isinstance(setting.kind, Text) else ()
+    public = setting.kind.public if isinstance(setting.kind, Text) and not setting.kind.written else ()
     return tuple(PRESETS) if setting.name == "preset" else public
 
 
-def _config(options: dict[str, Any], model: str) -> Any:
-    """Read the config from a call's options as the command line does."""
-    for one in settings_of(SCHEDULE):
+def _config(options: dict[str, Any], model: str, shown: Iterable[Setting]) -> Any:
+    """Read the config from a call's options as the command line does.
+
+    Args:
+        shown: the settings, as visitors may choose them.
+    """
+    for one in shown:
         if options.get(one.name) is not None:
             refuse_private(one, options[one.name])
     texts = {one.name for one in settings_of(SCHEDULE) if one.kind.python is str}

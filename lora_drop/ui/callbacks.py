@@ -12,9 +12,10 @@ from typing import Any
 
 import gradio as gr
 
+from lora_drop.adapters.hub import HUB_NAME, listed_adapters
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.fields import CALL, RUN, SCHEDULE
+from lora_drop.method.fields import CALL, RUN, SCHEDULE, Setting
 from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.place import on_zero_gpu
@@ -33,7 +34,7 @@ from lora_drop.run.trace.trace import read_file, read_trace
 from lora_drop.run.warm import SECONDS
 from lora_drop.run.wire import figures_line, wire_line
 from lora_drop.ui.components import error_line, status_value
-from lora_drop.ui.controls import SHOWN, read_controls
+from lora_drop.ui.controls import SHOWN, read_controls, shown_with
 from lora_drop.ui.facts import page_facts, preset_facts
 from lora_drop.ui.inspector import Inspector
 from lora_drop.ui.serve import space as zero
@@ -61,14 +62,14 @@ COMPARE_PLACES = (0, *(1 + _NAMES.index(name) for name in ("max_new_tokens", "sy
 FAILURE = "The run failed inside the app."
 
 
-def requested(prompt: Any, compare: Any, values: Sequence[Any]) -> Request:
-    """Make a request from the controls' values, in the order of `SHOWN`.
+def requested(prompt: Any, compare: Any, shown: Sequence[Setting], values: Sequence[Any]) -> Request:
+    """Make a request from the controls' values, in the order of `shown`.
 
     Raises:
         LoraDropError: a value is not allowed.
     """
-    read = read_controls(SHOWN, values)
-    of = {owner: {one.name: read[one.name] for one in SHOWN if one.of == owner} for owner in (SCHEDULE, RUN)}
+    read = read_controls(shown, values)
+    of = {owner: {one.name: read[one.name] for one in shown if one.of == owner} for owner in (SCHEDULE, RUN)}
     return Request(prompt, LoraDropConfig(**of[SCHEDULE]), compare=compare or None, **of[RUN])
 
 
@@ -79,15 +80,17 @@ class Callbacks:
 
     Args:
         limits: by default a private server's limits, from the environment.
-        public: strangers come: cached prompts are each session's own.
+        public: strangers come: cached prompts are each session's own, and only listed adapters are fetched.
 
     Raises:
-        LoraDropError: a limit in the environment is not a number.
+        LoraDropError: a limit in the environment is not a number, or listed adapters cannot be fetched.
     """
 
     def __init__(self, pool: ModelPool, limits: Limits | None = None, public: bool = False):
         self.pool, self.public = pool, public
         self.limits = limits or Limits.from_environment()
+        # Settings with a control, with the adapters that a visitor may choose.
+        self.shown = shown_with(listed_adapters(), "" if public else HUB_NAME)
         self.counters = Counters()
         self.visits = Visits()
         self.uploads = Shelf(self.visits, PLACES * self.limits.trace_bytes)
@@ -252,7 +255,7 @@ class Callbacks:
         return_memory()
         stop = self.stops.start(session)
         try:
-            wanted = requested(prompt, compare, values)
+            wanted = requested(prompt, compare, self.shown, values)
             if not self.pool.is_at_hand(model):
                 yield gr.skip(), status_value("running", f"Loading {model}: this takes a moment."), on
             status, ending = status_value("running", "The lanes are writing."), ""

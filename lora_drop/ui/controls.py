@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -19,8 +21,11 @@ from lora_drop.ui.components import FreeNumber, FreeSlider, LayerRange
 SHOWN: tuple[Setting, ...] = tuple(
     sorted((one for one in SETTINGS if one.label), key=lambda one: (SCHEDULE, RUN).index(one.of))
 )
-# Settings in a link to a run, in the order of the controls that it restores.
-LINKED: tuple[Setting, ...] = (BY_NAME["compare"], *SHOWN)
+
+
+def linked(shown: Iterable[Setting]) -> tuple[Setting, ...]:
+    """Settings in a link to a run, in the order of the controls that it restores."""
+    return (BY_NAME["compare"], *shown)
 
 
 def is_text(setting: Setting) -> bool:
@@ -55,10 +60,26 @@ def read_controls(settings: Iterable[Setting], values: Iterable[Any]) -> dict[st
     return read
 
 
+def shown_with(repositories: Sequence[str], written: str) -> tuple[Setting, ...]:
+    """`SHOWN`, where adapters may also be one of these repositories, or a text that fits the pattern `written`."""
+    return tuple(
+        dataclasses.replace(
+            one, kind=dataclasses.replace(one.kind, public=(*one.kind.public, *repositories), written=written)
+        )
+        if isinstance(one.kind, Text) and one.kind.public
+        else one
+        for one in SHOWN
+    )
+
+
 def refuse_private(setting: Setting, value: Any) -> None:
-    """Raise LoraDropError if the value names a folder of the server, which no visitor may choose."""
-    if isinstance(setting.kind, Text) and setting.kind.public and value not in setting.kind.public:
-        raise LoraDropError(f"{setting.name} must be {' or '.join(setting.kind.public)}.")
+    """Raise LoraDropError if the value names a folder of the server, or a repository that no visitor may choose."""
+    kind = setting.kind
+    if not isinstance(kind, Text) or not kind.public or value in kind.public:
+        return
+    if not (kind.written and isinstance(value, str) and re.fullmatch(kind.written, value, re.ASCII)):
+        more = " or a repository USER/REPO" if kind.written else ""
+        raise LoraDropError(f"{setting.name} must be {' or '.join(kind.public)}{more}.")
 
 
 def build_controls(
@@ -88,6 +109,8 @@ def _control(setting: Setting, value: Any, num_layers: int) -> gr.components.Com
     if setting.span:
         low, high, step = setting.span
         return FreeSlider(low, high, value, step=step, buttons=[], **beside)
+    if isinstance(kind, Text) and kind.written:
+        return gr.Dropdown(kind.labelled, value=value, allow_custom_value=True, **beside)
     if isinstance(kind, Choice) or (isinstance(kind, Text) and kind.public):
         return (gr.Dropdown if len(kind.labelled) > 2 else gr.Radio)(kind.labelled, value=value, **beside)
     if isinstance(kind, Flag):

@@ -26,7 +26,7 @@ from lora_drop.ui.components import (
     server_function,
     status_value,
 )
-from lora_drop.ui.controls import LINKED, SHOWN, build_controls, control_value, control_values
+from lora_drop.ui.controls import build_controls, control_value, control_values, linked
 from lora_drop.ui.facts import menu_choices
 from lora_drop.ui.serve import space as zero
 
@@ -139,14 +139,14 @@ def _build_settings(calls: Callbacks, facts: dict[str, Any], values: dict[str, A
             server_functions=[server_function("calibrated_presets", lambda _: calls.calibrated_presets())],
             elem_id="ld-preset",
         )
-        main = [one for one in SHOWN if one.main]
+        main = [one for one in calls.shown if one.main]
         controls = build_controls((one for one in main if one.of == SCHEDULE), values, layers)
         WhatIf(
             model=facts["model"],
             settings=values,
             presets=facts["settings"],
             prompt_tokens=calls.count_tokens(FIRST_PROMPT) or 0,
-            table=[one.facts for one in LINKED],
+            table=[one.facts for one in linked(calls.shown)],
             server_functions=[server_function("count_tokens", calls.count_tokens, 3)],
             elem_id="ld-whatif",
         )
@@ -157,7 +157,7 @@ def _build_settings(calls: Callbacks, facts: dict[str, Any], values: dict[str, A
                 comparisons={name: {"button": c.button, "lane": c.lane} for name, c in COMPARISONS.items()},
                 elem_id="ld-compare",
             )
-            controls |= build_controls((one for one in SHOWN if not one.main), values, layers)
+            controls |= build_controls((one for one in calls.shown if not one.main), values, layers)
     return {"model": model, "preset": preset, "compare": compare, "controls": controls}
 
 
@@ -168,8 +168,8 @@ def join(demo: gr.Blocks, calls: Callbacks, tab: RunTab, chosen: ModelFacts, cur
         chosen: receives the facts of a model that was chosen from the menu.
         current: holds the name of the model that the page shows.
     """
-    everything = [tab.controls[one.name] for one in SHOWN]
-    rules = [tab.controls[one.name] for one in SHOWN if one.of == SCHEDULE]
+    everything = [tab.controls[one.name] for one in calls.shown]
+    rules = [tab.controls[one.name] for one in calls.shown if one.of == SCHEDULE]
     _join_settings(tab, rules, [tab.compare, *everything])
     _join_run(calls, tab, everything)
     _join_model(calls, tab, rules, chosen, current)
@@ -195,7 +195,7 @@ def _join_settings(tab: RunTab, rules: list[Any], linked: list[Any]) -> None:
     """Connect the settings in the browser alone: the forecast follows every slider without a request to the server.
 
     Args:
-        linked: the controls, in the order of `LINKED`.
+        linked: the controls, in the order of `linked`.
     """
     gr.on(
         [control.change for control in linked],

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lora_drop.adapters import find
-from lora_drop.adapters.bank import CONFIG_NAME, WEIGHTS_NAME, AdapterBank
+from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.find import find_bank
+from lora_drop.adapters.hub import CONFIG_NAME, WEIGHTS_NAME
 from lora_drop.decode.correction import correct
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.bench import head_only

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lora_drop.adapters import find
-from lora_drop.adapters.bank import SUMS_NAME, WEIGHTS_NAME
+from lora_drop.adapters.hub import SUMS_NAME, WEIGHTS_NAME
 from lora_drop.run.run import run
 from lora_drop.run.trace.trace import gather
 from tests.support.faults import asked, facts, fresh, the_line

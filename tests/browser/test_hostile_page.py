@@ -15,14 +15,14 @@ from lora_drop.run.exports.templates import TEMPLATES
 from lora_drop.run.trace.trace import parse_trace
 from lora_drop.run.wire import wire_line
 from lora_drop.ui import components
-from lora_drop.ui.controls import LINKED
+from lora_drop.ui.controls import SHOWN, linked
 from tests.support.fuzzing import CORPUS, HOSTILE, SEED, TRIED, budget, mutated_lines
 from tests.support.page import pane_text, prepare, prepare_and_run, run_to_end, wait_done, wait_still
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 GOOD, BAD = ((CORPUS / "links" / f"{name}.txt").read_text().splitlines() for name in ("good", "bad"))
-NAMES = ("prompt", *(one.name for one in LINKED), "texts", "model", "talk", "__proto__", "constructor")
+NAMES = ("prompt", *(one.name for one in linked(SHOWN)), "texts", "model", "talk", "__proto__", "constructor")
 WORDS = (
     *HOSTILE,
     *("1", "4", "0.5", "1-4", "2,4", "true", "false", "auto", "none", "race", "residual", "block", "skip", "toString"),
@@ -95,7 +95,7 @@ def test_any_link_sets_plain_values_or_says_what_it_cannot(server, open_page):
 
     def read(links: list[str]) -> list[tuple[str, str]]:
         TRIED["links"] += len(links)
-        found = page.evaluate(READ_LINKS, [module, links, run, [one.facts for one in LINKED]])
+        found = page.evaluate(READ_LINKS, [module, links, run, [one.facts for one in linked(SHOWN)]])
         assert [(link, wrong) for link, (_, wrong) in zip(links, found, strict=True) if wrong] == []
         return found
 

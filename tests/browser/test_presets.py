@@ -24,6 +24,7 @@ from lora_drop.run.results.forecast import forecast_facts
 from lora_drop.run.trace.trace import gather
 from tests.support.page import (
     HOSTILE,
+    choose,
     figure,
     open_advanced,
     pane_text,
@@ -191,11 +192,11 @@ def test_the_strips_bound_is_that_of_the_bank_for_the_rule(shipped, open_page):
     assert expected(RANK, BANK_LAYERS) != expected(0, None), "the difference shows"
     assert expected(RANK, BANK_LAYERS) != expected(RANK, None)
     expect(bound).to_have_text(expected(RANK, BANK_LAYERS))
-    page.check("#ld-adapters input[value=none]")
+    choose(page, "ld-adapters", "none")
     expect(bound).to_have_text(expected(0, None))
     expect(note).to_contain_text("The adapters are off")
     assert checked(page) == "custom", "its figures are those with adapters"
-    page.check("#ld-adapters input[value=auto]")
+    choose(page, "ld-adapters", "auto")
     expect(page.locator("#ld-preset input[value=balanced]")).to_be_checked()
     page.check("#ld-preset input[value=paper]")  # another rule, which has no bank
     expect(bound).to_have_text(expected(0, None, PRESETS["paper"].config.schedule_for(30)))
@@ -236,7 +237,7 @@ def test_the_forecast_is_that_of_the_nearest_measured_setting(shipped, open_page
     set_number(page, "ld-drop-ratio", 1)
     expect(note).to_contain_text("Nearest measured setting: drop ratio 1, period 8, accept 0.15 (regret")
     expect(line).to_contain_text("most guesses are rejected; ")
-    page.check("#ld-adapters input[value=none]")
+    choose(page, "ld-adapters", "none")
     expect(text).to_have_text("not measured")
     expect(note).to_contain_text("How these settings read was not measured, nor any near them.")
     set_number(page, "ld-accept", 1)
@@ -299,7 +300,6 @@ def test_where_there_is_nothing_to_compare_the_page_says_why(server, open_page):
     expect(note).to_contain_text("no trained corrections")
     expect(off).to_be_disabled()
     expect(skip).to_be_enabled()
-    page.click("#ld-reuse input")
-    page.get_by_role("option", name="skip: nothing").click()
+    choose(page, "ld-reuse", "skip: nothing")
     expect(skip).to_be_disabled()
     expect(page.locator("[data-compare='state']")).to_be_enabled()

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ from tests.support.tokenizer import make_tokenizer
 installed = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed: pip install 'lm-eval>=0.4.13,<0.5'"
 )
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DROPPING = {"period": 4, "drop_ratio": 1.0, "reuse": "state", "adapters": "none"}
 PAIRS = [("The sky", " is blue and far away"), ("What is it?", " A cat"), ("", "on its own")]
 
@@ -138,7 +141,7 @@ def test_bad_arguments_are_one_line(folder, settings, says):
 
 
 @installed
-def test_the_harness_runs_a_local_task(folder, tmp_path):
+def test_the_harness_runs_two_local_tasks(folder, tmp_path):
     rows = [{"q": "The sky is", "a": ["blue", "a cat"], "gold": 0}, {"q": "It says", "a": ["moo", "x"], "gold": 1}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "local.yaml").write_text(
@@ -146,11 +149,17 @@ def test_the_harness_runs_a_local_task(folder, tmp_path):
         f"    test: {tmp_path / 'rows.jsonl'}\noutput_type: multiple_choice\ntest_split: test\n"
         'doc_to_text: "{{q}}"\ndoc_to_choice: "{{a}}"\ndoc_to_target: gold\nmetric_list:\n  - metric: acc\n'
     )
+    (tmp_path / "text.yaml").write_text(
+        "task: local_text\ndataset_path: json\ndataset_kwargs:\n  data_files:\n"
+        f"    test: {tmp_path / 'rows.jsonl'}\noutput_type: generate_until\ntest_split: test\n"
+        'doc_to_text: "{{q}}"\ndoc_to_target: "{{a[0]}}"\ngeneration_kwargs:\n  until: ["."]\n  max_gen_toks: 6\n'
+        "metric_list:\n  - metric: exact_match\n"
+    )
     arguments = f"pretrained={folder},dtype=float32,period=4,drop_ratio=1.0,reuse=state,adapters=none"
     done = subprocess.run(
         [
             *(sys.executable, "-m", "lora_drop.evaluation.harness", "run", "--model", "lora_drop"),
-            *("--model_args", arguments, "--tasks", "local_choice", "--include_path", str(tmp_path)),
+            *("--model_args", arguments, "--tasks", "local_choice,local_text", "--include_path", str(tmp_path)),
             *("--device", "cpu", "--output_path", str(tmp_path / "out")),
         ],
         cwd=ROOT,
@@ -163,7 +172,18 @@ def test_the_harness_runs_a_local_task(folder, tmp_path):
     [written] = (tmp_path / "out").rglob("results_*.json")
     result = json.loads(written.read_text())
     assert result["results"]["local_choice"]["acc,none"] in (0.0, 0.5, 1.0)
+    assert result["results"]["local_text"]["exact_match,none"] == 0.0
     assert result["config"]["lora_drop"]["dropped"] == [3, 4]
+
+
+@installed
+def test_the_entry_point_is_the_registered_model():
+    """The harness reads the group `lm_eval.models` from its release after 0.4.13 on."""
+    from lm_eval.api.registry import get_model
+
+    [(name, value)] = PROJECT["entry-points"]["lm_eval.models"].items()
+    entry = EntryPoint(name, value, "lm_eval.models").load()
+    assert entry is get_model(name)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm-eval is installed")

@@ -46,7 +46,7 @@ from lora_drop.models.load import load_model
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.ui.controls import LINKED
+from lora_drop.ui.controls import SHOWN, linked
 from lora_drop.ui.page import build_app
 from scripts.settings_table import page
 
@@ -64,7 +64,7 @@ controls = {block.elem_id: block for block in demo.blocks.values() if getattr(bl
 seen["page"] = controls["ld-made-up"].label
 api = demo.get_api_info()["named_endpoints"]
 seen["api"] = ["made_up" in [one["parameter_name"] for one in api[name]["parameters"]] for name in api]
-seen["link"] = [one.facts for one in LINKED if one.name == "made_up"]
+seen["link"] = [one.facts for one in linked(SHOWN) if one.name == "made_up"]
 config = LoraDropConfig(made_up=0.5, layers=(1, 4))
 row = measure(loaded, check_point(loaded, config, "Hi"), [("Hi", "there")], None)
 seen["sweep"] = next(csv.DictReader(io.StringIO(_table({"rows": [row]})[CSV_NAME])))["made_up"]

@@ -9,7 +9,8 @@ import shutil
 import pytest
 import torch
 
-from lora_drop.adapters.bank import CONFIG_NAME, SUMS_NAME, WEIGHTS_NAME, AdapterBank
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.adapters.hub import CONFIG_NAME, SUMS_NAME, WEIGHTS_NAME
 from lora_drop.errors import LoraDropError
 from lora_drop.models import bundled, hub, load
 from lora_drop.models.gguf import BLOCKS, gguf_rows

@@ -35,7 +35,10 @@ from tests.support.task_files import write_task_files
 GATHERED = gathered()
 # Reason -> the commands, as the start of each.
 NOT_HERE = {
-    "needs the Hub": (r"hf (repos|upload|download|auth)", r".*custom_generate=\"USER/REPOSITORY\""),
+    "needs the Hub": (
+        *(r"hf (repos|upload|download|auth)", r".*custom_generate=\"USER/REPOSITORY\""),
+        *(r"(python -m lora_drop|lora-drop) adapters (pull|push) ", r"lora-drop run .*--adapters USER/"),
+    ),
     "needs the package index": (r"pip install",),
     "needs a checkout": (
         *(

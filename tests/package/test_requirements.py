@@ -16,6 +16,11 @@ def test_a_space_gets_the_core_and_the_page():
     assert lines == PROJECT["dependencies"] + PROJECT["optional-dependencies"]["page"]
 
 
+def test_the_tests_have_the_harness_that_the_extra_names():
+    lines = (CHECKOUT / "tests" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert set(PROJECT["optional-dependencies"]["harness"]) <= set(lines)
+
+
 def test_zero_gpu_has_what_is_asked_for():
     assert space_folder.allowed(REQUIREMENTS, "torch", space_folder.ZERO_GPU_TORCH)
     oldest = PROJECT["requires-python"].removeprefix(">=").split(".")

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_drop.adapters.bank import CONFIG_NAME, WEIGHTS_NAME, AdapterBank
+from lora_drop.adapters.bank import AdapterBank
+from lora_drop.adapters.hub import CONFIG_NAME, WEIGHTS_NAME
 from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig

@@ -25,6 +25,12 @@ def set_text(page: Page, name: str, value: object) -> None:
     page.fill(f"#{name} textarea, #{name} input", str(value))
 
 
+def choose(page: Page, name: str, label: str) -> None:
+    """An entry of a menu."""
+    page.click(f"#{name} input")
+    page.get_by_role("option", name=label, exact=True).click()
+
+
 def set_range(page: Page, low: int, high: int) -> None:
     """Both handles, as a pointer would: `input`, then `change`."""
     for name, value in (("hi", high), ("lo", low)):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from lora_drop.adapters.bank import WEIGHTS_NAME
+from lora_drop.adapters.hub import WEIGHTS_NAME
 from lora_drop.errors import LoraDropError
 from lora_drop.training import trainer as module
 from lora_drop.training.checkpoint import CHECKPOINT

@@ -75,6 +75,7 @@ const hasScreenedHead = ({ banks }, { adapters, reuse, part }) =>
 /** Words about the bank, such as "Corrections residual64, rank 64, trained on 143,360 tokens." */
 function bankWords(settings, bank) {
   if (settings.adapters === "none") return "The adapters are off; the untrained rule stands in.";
+  if (settings.adapters !== "auto") return `Corrections ${settings.adapters}, read when the run starts.`;
   if (!bank) return `${NO_BANK} The untrained rule stands in, so a lane with corrections off would be the same.`;
   if (settings.parts === "none") return "The corrections are off; the untrained rule stands in.";
   const trained = bank.tokens === null ? "" : `, trained on ${formatNumber(bank.tokens)} tokens`;

@@ -13,6 +13,7 @@ from importlib import metadata
 from typing import Any
 
 from lora_drop.adapters.find import bank_fingerprint, bank_folder
+from lora_drop.adapters.hub import bank_name
 from lora_drop.evaluation.measure.bench import beside, median_ms, rate_of, timed_request
 from lora_drop.evaluation.measure.metrics import GROUPS, describe, evaluate, evaluate_free
 from lora_drop.evaluation.measure.texts import Answers, given_texts
@@ -36,7 +37,7 @@ class Point:
     """A setting checked against the model, and the adapters that it comes to.
 
     Args:
-        adapters: name of the bank's folder, or "none".
+        adapters: the bank's name, or "none".
         fingerprint: of the bank's files; None without a bank.
         notes: about the adapters.
         bound: of the timed run, if no token is rejected.
@@ -104,7 +105,7 @@ def check_point(loaded: LoadedModel, config: LoraDropConfig, prompt: str) -> Poi
     if lane.bank is not None:
         folder = bank_folder(loaded, config, lane.schedule)
         assert folder is not None  # there is a bank
-        name, fingerprint = folder.resolve().name, bank_fingerprint(folder)
+        name, fingerprint = bank_name(folder.resolve()), bank_fingerprint(folder)
     corrections = lane.corrections(loaded.shape)
     bound = speed_bound(loaded.shape, lane.schedule, SPEED_TOKENS - 1, len(checked.prompt_ids), corrections)
     return Point(config, name, fingerprint, tuple(checked.notes), bound, corrections.head_rank > 0)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lora_drop.adapters.find import bank_folder, config_fingerprint, find_bank
+from lora_drop.adapters.hub import bank_name
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.metrics import SCORES
 from lora_drop.evaluation.measure.point import circumstances
@@ -90,7 +91,7 @@ def _content(runner: Runner, config: LoraDropConfig, notes: list[str], work: Wor
     return BENCHMARK.begin(
         about | {"device": about["device"] | {"decoder": runner.decoder.name}},
         settings={
-            **config.replace(adapters=folder.resolve().name if folder else "none").differences(),
+            **config.replace(adapters=bank_name(folder.resolve()) if folder else "none").differences(),
             "dropped": list(schedule.dropped),
             "rank": bank.rank if bank else 0,
             "adapters_fingerprint": config_fingerprint(loaded, config) if bank else None,
