@@ -22,7 +22,6 @@ DATASETS = {
     "glaive_toolcall_en_demo.json": "glaiveai/glaive-function-calling-v2",
     "self_instruct_seed_tasks.jsonl": "yizhongw/self_instruct",
 }
-
 LATER = ", made after this training from other text: the command below makes a bank without this head"
 
 

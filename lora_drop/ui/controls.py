@@ -62,14 +62,9 @@ def read_controls(settings: Iterable[Setting], values: Iterable[Any]) -> dict[st
 
 def shown_with(repositories: Sequence[str], written: str) -> tuple[Setting, ...]:
     """`SHOWN`, where adapters may also be one of these repositories, or a text that fits the pattern `written`."""
-    return tuple(
-        dataclasses.replace(
-            one, kind=dataclasses.replace(one.kind, public=(*one.kind.public, *repositories), written=written)
-        )
-        if isinstance(one.kind, Text) and one.kind.public
-        else one
-        for one in SHOWN
-    )
+    own: Any = BY_NAME["adapters"].kind
+    kind = dataclasses.replace(own, public=(*own.public, *repositories), written=written)
+    return tuple(dataclasses.replace(one, kind=kind) if one.name == "adapters" else one for one in SHOWN)
 
 
 def refuse_private(setting: Setting, value: Any) -> None:

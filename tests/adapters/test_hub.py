@@ -153,7 +153,7 @@ def test_what_is_pushed_is_pulled(results):
     assert pulled["adapters"] == bank_name(Path(pulled["folder"])) == f"me/bank@{commit_of('me/bank', 1)[:12]}"
     [back, bank] = [AdapterBank.load(folder) for folder in (pulled["folder"], place / "bank")]
     assert all(torch.equal(back.a[i], bank.a[i]) for i in bank.a)
-    assert "base model: me/tiny" in online["show"][1] and "in order" in online["verify"][1]
+    assert "base_model: me/tiny" in online["show"][1] and "in order" in online["verify"][1]
 
 
 @pytest.mark.full
