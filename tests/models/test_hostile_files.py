@@ -81,7 +81,7 @@ def test_a_model_s_name_leads_nowhere(name, monkeypatch):
     TRIED["names of models"] += 1
     asked = []
 
-    def answers(hub_id):
+    def answers(hub_id, file="config.json"):
         asked.append(hub_id)
         raise LoraDropError("not asked in a test.")
 
