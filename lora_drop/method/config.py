@@ -171,7 +171,7 @@ class LoraDropConfig:
     )
     own_repeats: bool = setting(
         False,
-        "with accept: a draft that completes a 4-gram which the reply holds already stays only if it is the full "
+        "with accept: a draft that completes a 3-gram which the reply holds already stays only if it is the full "
         "model's own choice",
         label="Repeats only by the full model's choice",
         info="On: guesses start fewer circles; a few more are rejected.",
@@ -216,7 +216,9 @@ class LoraDropConfig:
         return Schedule(num_layers=num_layers, dropped=dropped, **rules)
 
     def replace(self, **changes: Any) -> LoraDropConfig:
-        """A copy with some fields changed, checked like a new one."""
+        """A copy with some fields changed, checked like a new one; `own_repeats` goes where `accept` becomes 0."""
+        if changes.get("accept") == 0:
+            changes = {"own_repeats": False} | changes
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:

@@ -33,8 +33,8 @@ PRESETS = {
         Preset(
             "balanced",
             "Balanced",
-            "Skips a third of the layers in two of three steps; rejects drafts that the full model finds absurd.",
-            LoraDropConfig(period=3, drop_ratio=0.33, accept=0.15, head="screened", **EXACT),
+            "Skips a third of the layers in two of three steps; rejects drafts that are absurd or repeat the text.",
+            LoraDropConfig(period=3, drop_ratio=0.33, accept=0.15, own_repeats=True, head="screened", **EXACT),
         ),
         Preset(
             "fast",
@@ -78,7 +78,7 @@ _BUNDLED_CHOICES: dict[str, tuple[int, dict[str, Any], str]] = {  # how many lay
     "balanced": (
         8,
         {},
-        "Skips eight chosen layers in two of three steps; rejects drafts that the full model finds absurd.",
+        "Skips eight chosen layers in two of three steps; rejects drafts that are absurd or repeat the text.",
     ),
     "fast": (
         8,

@@ -209,10 +209,10 @@ def _join_settings(tab: RunTab, rules: list[Any], linked: list[Any]) -> None:
     # Moving the range or the ratio replaces the exact layers that a preset may have set.
     spread = [tab.controls["layers"].input, tab.controls["drop_ratio"].input]
     gr.on(spread, fn=None, outputs=tab.controls["drop_layers"], js="() => ''")
-    # Verifying needs exact full steps.
-    accept, *exact = (tab.controls[name] for name in ("accept", "refresh", "kv"))
-    verify = "(accept, ...exact) => (accept > 0 ? ['repair', 'write'] : exact)"
-    accept.input(None, [accept, *exact], exact, js=verify)
+    # Verifying needs exact full steps, and only with it can repeats be rejected.
+    accept, *others = (tab.controls[name] for name in ("accept", "refresh", "kv", "own_repeats"))
+    verify = "(accept, refresh, kv, own) => (accept > 0 ? ['repair', 'write', own] : [refresh, kv, false])"
+    accept.input(None, [accept, *others], others, js=verify)
     for button, text in tab.examples:
         button.click(None, None, tab.prompt, js=f"() => {json.dumps(text)}")
     tab.preset.input(None, tab.preset, rules, js="(name) => window.LoraDrop.preset(name)")
