@@ -251,7 +251,7 @@ class Lane:
         """Count the drafts that the full model accepts: those before the first one that it rejects.
 
         It accepts its own choice, and with `accept` below 1 also a token that it rates at least `accept` times as
-        likely as its most likely one; with `own_repeats` not if that token completes a 3-gram for the second time.
+        likely as its most likely one; with `own_repeats` not if that token completes a 2-gram for the second time.
 
         Args:
             output: of the pass over the drafts, row r of its logits in the place of draft r.

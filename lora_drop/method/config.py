@@ -171,7 +171,7 @@ class LoraDropConfig:
     )
     own_repeats: bool = setting(
         False,
-        "with accept: a draft that completes a 3-gram which the reply holds already stays only if it is the full "
+        "with accept: a draft that completes a 2-gram which the reply holds already stays only if it is the full "
         "model's own choice",
         label="Repeats only by the full model's choice",
         info="On: guesses start fewer circles; a few more are rejected.",

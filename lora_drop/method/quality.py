@@ -9,7 +9,7 @@ Reads = Literal["well", "slips", "badly"]
 
 LAST = 32  # tokens at the end that a loop must fill
 GRAM = 4
-REPEAT = 3  # tokens of what `own_repeats` calls a repeat: of 2, 3 and 4 the best (docs/training-log.md)
+REPEAT = 2  # tokens of what `own_repeats` calls a repeat: of 2, 3 and 4 the best (docs/training-log.md)
 
 # Limits of quality loss, in nats per token, set by hand. The full model's own samples at temperature 0.7 and top-p
 # 0.95 lose 0.26 to its favourites. The full model comes to expect a text that goes in circles, so repeats count too.
@@ -71,7 +71,7 @@ def collapse_at(token_ids: Sequence[int]) -> int | None:
 
 
 def repeats_at(token_ids: Sequence[int], end: int) -> bool:
-    """True if the 3-gram that ends before index `end` occurred earlier in the text."""
+    """True if the 2-gram that ends before index `end` occurred earlier in the text."""
     gram = token_ids[max(0, end - REPEAT) : end]
     return any(token_ids[i : i + REPEAT] == gram for i in range(end - REPEAT))
 

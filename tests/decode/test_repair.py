@@ -161,7 +161,7 @@ def test_every_draft_that_stays_meets_its_rule(decoder, tiny, accept):
 
 def stays(row, text):
     """The rule of `own_repeats` by other code: whether the last token of a text stays after logits (V,)."""
-    grams = [tuple(text[i : i + 3]) for i in range(len(text) - 2)]
+    grams = [tuple(text[i : i + 2]) for i in range(len(text) - 1)]
     return text[-1] == int(row[:3].argmax()) or not grams or grams[-1] not in grams[:-1]
 
 
