@@ -58,7 +58,7 @@ PRESETS = {
             "memory",
             "Memory",
             "Skips a third of the layers in two of three steps and saves their K/V; full steps repair the rest.",
-            LoraDropConfig(period=3, drop_ratio=0.33, **(EXACT | {"kv": "skip"})),
+            LoraDropConfig(period=3, drop_ratio=0.33, head="screened", **(EXACT | {"kv": "skip"})),
         ),
         Preset(
             "paper",
