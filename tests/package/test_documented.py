@@ -173,6 +173,8 @@ def furnish(place: Path, page: str) -> None:
         (place / "Rowan" / "hellaswag" / f"{name}.jsonl").write_text(json.dumps(ROW) + "\n")
     if page.startswith("assets/adapters/"):
         (place / "THIS_FOLDER").symlink_to((ROOT / page).parent)
+    if page == "docs/publishing.md":
+        (place / "my-adapters").symlink_to(ASSETS / "adapters" / "smollm2-135m-residual-block-r64")
 
 
 def trained(place: Path, text: str) -> None:
