@@ -159,6 +159,8 @@ def furnish(place: Path, page: str) -> None:
     ):
         (place / f"{name}.jsonl").write_text((json.dumps(record) + "\n") * (20 if name == "self_generated" else 1))
     (place / "text.txt").write_text(f"{PAIR['answer']} The quick brown fox jumps over the lazy dog.\n\n" * 40)
+    if page == "docs/deploy.md":
+        shutil.copyfile(TRACE, place / "run.jsonl")
     if page == "Spaces.md":
         shutil.copyfile(TRACE, place / "more.jsonl")
     else:

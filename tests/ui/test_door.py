@@ -122,10 +122,12 @@ def test_the_bounds_of_the_scan():
         b" " * 70_000,
         b'""' * 40_000,
         b'{"session\\u005fhash":1}',
+        b'{"session_hash":"\\ud800"}',
+        b'{"session_hash":"\\x"}',
     ):
         with pytest.raises(TooComplex):
             scanned(body)
-    for odd in (b'"', b'"\\\\', b'{"session_hash":"', b"]]", b"\xff", b'{"session_hash":"\\x"}'):
+    for odd in (b'"', b'"\\\\', b'{"session_hash":"', b"]]", b"\xff"):
         assert scanned(odd)[0] in (None, "")
 
 
