@@ -371,6 +371,7 @@ def _parts(run: Run, box: Box) -> float:
         keys.append(Key(f"bound, an estimate from memory traffic {made['bound']:.2f} ms", "ink", "tick"))
     top = svg.legend(box.x, box.y, keys, box.width) + 6
     x = box.x + 130
+    mark = x + (made["bound"] or 0) * unit
     rows = (
         ("Full model", "baseline", full, saved, outside["full"]),
         ("LoRA-Drop", "lora-drop", made["total"], paid, outside["own"]),
@@ -389,10 +390,12 @@ def _parts(run: Run, box: Box) -> float:
             if wide > 0:
                 svg.rect(Box(left + 0.75, top, max(wide - 1.5, 0.5), 22), **look)
             left += wide
+        if pieces is paid and left < mark < left + 70:  # the mark would cross the words
+            left = mark
         svg.text(left + 8, top + 16, f"{total:.2f} ms", 13, bold=True)
         top += 28
     if made["bound"]:
-        svg.rect(Box(x + made["bound"] * unit - 1, top - 32, 2, 30), "ink")
+        svg.rect(Box(mark - 1, top - 32, 2, 30), "ink")
     return top
 
 
