@@ -20,6 +20,7 @@ from functools import cache
 from typing import Any
 
 import gradio as gr
+import orjson
 from starlette.responses import Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
@@ -97,12 +98,21 @@ def server_function(name: str, work: Callable[..., Any], count: int | None = Non
 
     def call(argument: Any = None) -> Any:
         if count is None:
-            return work(argument)
+            return _sendable(work(argument))
         is_list = isinstance(argument, list) and len(argument) == count
-        return work(*(argument if is_list else [None] * count))
+        return _sendable(work(*(argument if is_list else [None] * count)))
 
     call.__name__ = name
     return call
+
+
+def _sendable(answer: Any) -> Any:
+    """The answer with question marks for half surrogates, which a trace or a call may hold and Gradio cannot send."""
+    try:
+        orjson.dumps(answer)
+    except TypeError:
+        return json.loads(json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace"))
+    return answer
 
 
 class Scripted(gr.HTML):

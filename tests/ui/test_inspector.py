@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import Mock
 
 import gradio as gr
+import orjson
 import pytest
 
 from lora_drop.errors import LoraDropError
@@ -221,3 +222,8 @@ def test_two_answers_stand_word_by_word(calls, run_id):
     assert "no such lane" in align([run_id, BASELINE, run_id, {"x": 1}])["error"]
     for argument in (None, [run_id], {"a": 1}, [run_id, BASELINE, run_id, [LORA_DROP]], [7, [], {}, None]):
         assert "error" in align(argument)
+
+
+def test_an_answer_with_half_a_surrogate_can_be_sent():
+    answer = server_function("echo", lambda text: {"error": text, "at": [1.5, None]})("no run \ud800 here")
+    assert orjson.loads(orjson.dumps(answer)) == {"error": "no run ? here", "at": [1.5, None]}
