@@ -146,7 +146,7 @@ def test_a_bank_is_used_and_named(tiny, tmp_path):
     [
         ({"prompt": "  \n"}, "prompt is empty"),
         ({"temperature": float("nan")}, "temperature"),
-        ({"lanes": "three"}, "both, baseline, lora-drop"),
+        ({"lanes": "three"}, "there is no method 'three'; the methods are full, lora-drop"),
     ],
 )
 def test_bad_requests_are_one_clear_line(settings, says):
@@ -230,5 +230,5 @@ def test_a_third_lane_that_would_be_the_second_again_is_left_out_and_reported(ti
 def test_a_third_lane_that_cannot_be_is_refused(tiny):
     with pytest.raises(LoraDropError, match="compare must be one of corrections-off, bare, "):
         Request("Hello", compare="magic")
-    with pytest.raises(LoraDropError, match="leave lanes at both"):
+    with pytest.raises(LoraDropError, match="lanes must name both"):
         Request("Hello", compare="skip", lanes="lora-drop")

@@ -44,7 +44,7 @@ def test_each_process_of_a_launch_has_a_card_of_its_own(tmp_path, monkeypatch, o
     """By itself `auto` is the card with the most free memory, which would be the same one for all."""
     (tmp_path / "text.txt").write_text(TEXT)
     asked = []
-    state = SimpleNamespace(num_processes=2, device=torch.device(own))
+    state = SimpleNamespace(num_processes=2, device=torch.device(own), is_main_process=True)
     monkeypatch.setattr(train_module, "PartialState", lambda cpu: state)
     monkeypatch.setattr(train_module.load, "load_model", lambda model, device, dtype: asked.append(device) or 1 / 0)
     for device in ("auto", "cuda", "cuda:0", "cpu"):
