@@ -69,7 +69,7 @@ PRESETS = {
     )
 }
 ALIASES = {"kv-saver": "memory"}  # former names
-READABLE = "balanced"  # its text reads well with trained adapters (docs/reading.md)
+READABLE = "balanced"  # with trained adapters its text reads well by the measure of quality.py
 
 # Layers of the bundled model, the cheapest to skip first. At the same bound they lose far less than evenly spaced ones
 # (`drop-order`; docs/training-log.md has the measurements, and those of `gentle`'s early refreshes).

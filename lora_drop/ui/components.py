@@ -98,15 +98,15 @@ def server_function(name: str, work: Callable[..., Any], count: int | None = Non
 
     def call(argument: Any = None) -> Any:
         if count is None:
-            return _sendable(work(argument))
+            return sendable(work(argument))
         is_list = isinstance(argument, list) and len(argument) == count
-        return _sendable(work(*(argument if is_list else [None] * count)))
+        return sendable(work(*(argument if is_list else [None] * count)))
 
     call.__name__ = name
     return call
 
 
-def _sendable(answer: Any) -> Any:
+def sendable(answer: Any) -> Any:
     """The answer with question marks for half surrogates, which a trace or a call may hold and Gradio cannot send."""
     try:
         orjson.dumps(answer)

@@ -48,6 +48,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from lora_drop.errors import LoraDropError
+from lora_drop.ui.components import sendable
 from lora_drop.ui.serve.visits import Visits
 
 KEPT_UPLOADS = 100  # names of uploads that are remembered
@@ -270,7 +271,7 @@ class Blocks(gr.Blocks):
         try:
             return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
         except gr.Error as error:
-            raise gr.Error(_sendable(error.message), error.duration, error.visible, error.title, False) from None
+            raise gr.Error(sendable(error.message), error.duration, error.visible, error.title, False) from None
         except Exception:
             raise gr.Error("a value of this call cannot be read.", print_exception=False) from None
 
@@ -325,7 +326,7 @@ def answers_to_mistakes() -> dict[Any, Any]:
 async def _unreadable(request: Request, error: RequestValidationError) -> JSONResponse:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
-    return JSONResponse({"detail": _sendable(f"This request cannot be read: {place}: {first['msg']}.")}, 422)
+    return JSONResponse({"detail": sendable(f"This request cannot be read: {place}: {first['msg']}.")}, 422)
 
 
 async def _unknown(request: Request, error: Exception) -> JSONResponse:
@@ -336,8 +337,3 @@ async def _unknown(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, TypeError) and where == client_utils.__file__:
         return JSONResponse({"detail": NO_PARAMETER}, 422)
     raise error
-
-
-def _sendable(text: str) -> str:
-    """Replace lone surrogates, which no answer can hold."""
-    return text.encode("utf-8", "replace").decode()
