@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from playwright.sync_api import expect
 
 from lora_drop.run.trace.trace import gather
-from tests.support.page import open_advanced, pane_text, press_run, wait_done
+from tests.support.page import open_advanced, pane_text, press_run, run_to_end, wait_done, wait_still
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
@@ -34,3 +36,29 @@ def test_another_method_is_a_lane_and_a_row(server, open_page):
     press_run(page)
     wait_done(page)
     expect(page.locator("[data-testid=methods]")).to_be_hidden()
+
+
+@pytest.mark.parametrize("size", [(1366, 768), (1920, 1080), (390, 844)])
+def test_four_lanes_fit_and_each_has_its_row(server, open_page, size):
+    """LoRA-Drop, its own comparison and a rival beside the full model, at each width and in talk mode."""
+    page = open_page(
+        f"{server.url}?lanes=full,lora-drop,prompt-lookup&compare=corrections-off&max_new_tokens=24",
+        viewport=dict(zip(("width", "height"), size, strict=True)),
+    )
+    page.fill("#ld-prompt textarea", "a b a b a b")
+    run_to_end(page)
+    trace = gather(server.runs[-1])
+    names = list(trace.steps)
+    assert len(names) == 4 == page.locator("[data-testid=methods] tbody tr").count()
+    assert [pane_text(page, at) for at in range(4)] == [trace.text(name) for name in names]
+    for _ in range(2):  # the page, then talk mode
+        boxes = [page.locator(f".ld-pane[data-lane='{at}']").bounding_box() for at in range(4)]
+        assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+        assert all(box["x"] >= 0 and box["x"] + box["width"] <= size[0] for box in boxes)
+        for one, two in itertools.combinations(boxes, 2):
+            apart = one["x"] + one["width"] <= two["x"] + 1 or one["y"] + one["height"] <= two["y"] + 1
+            assert apart, (one, two)
+        page.keyboard.press("Escape")
+        page.evaluate("document.activeElement.blur()")
+        page.keyboard.press("t")
+        wait_still(page)
