@@ -82,8 +82,7 @@ def _verified(layers: Layers, drafts: int, **more: Any) -> tuple[LoraDropConfig,
 COUNT = Parameter("number of layers", 1, lambda layers: layers - 2, lambda layers: max(1, layers // 7))
 EXIT = Parameter("exit layer", 1, lambda layers: layers - 1, lambda layers: layers - max(1, layers // 7))
 DRAFTS = Parameter("draft length", 1, lambda layers: MAX_REPAIR - 1, lambda layers: 2)
-LOOKED_UP = dataclasses.replace(DRAFTS, default=lambda layers: 3)
-GRAM = Parameter("n-gram length", 1, lambda layers: 16, lambda layers: 3)
+GRAM = Parameter("n-gram length", 1, lambda layers: 16, lambda layers: 2)
 
 
 def _counts(layers: int, *shares: float) -> list[int]:
@@ -131,8 +130,8 @@ RIVALS = {
         "Drafts are what followed the text's last n-gram earlier in prompt and answer; one full pass verifies them.",
         "A. Saxena, github.com/apoorvumang/prompt-lookup-decoding; transformers' prompt_lookup_num_tokens",
         is_lossless=True,
-        parameters=(LOOKED_UP, GRAM),
-        searched=lambda layers: list(itertools.product((2, 3, 6, 10), (2, 3, 4))),
+        parameters=(DRAFTS, GRAM),
+        searched=lambda layers: list(itertools.product((1, 2, 3, 6), (2, 3, 4))),
         schedule=lambda layers, order, drafts, n: _verified((), drafts, lookup=n, dropped=tuple(range(layers))),
     ),
 }

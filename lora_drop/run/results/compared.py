@@ -41,12 +41,13 @@ def winner_words(content: dict[str, Any]) -> str:
         return "No method was measured yet."
     exact = [row for row in rows if is_lossless(row)]
     well = [row for row in rows if row["regret"] <= READS_WELL_LOSS]
+    limit = f"regret up to {READS_WELL_LOSS:g}"
     where = f"On {content['device']['name']}, over {rows[0]['texts']} prompts"
     first = f"{where}: of the methods that keep the full model's text, {_best(exact)}"
     if well[:1] and well[0] not in exact and _gains(well[0]):
-        second = f"Of all that read well (regret up to {READS_WELL_LOSS:g}), {_best(well)}"
+        second = f"Of all that read well ({limit}), {_best(well)}"
     else:
-        second = "No method that changes the text and still reads well is faster"
+        second = f"No method that changes the text and still reads well ({limit}) is faster"
     fastest = rows[0]
     third = ""
     if fastest not in well and _gains(fastest):
@@ -77,7 +78,8 @@ def _best(rows: list[Row]) -> str:
     best = rows[0]
     near = [label_of(row) for row in rows[1:] if (row["speedup_high"] or row["speedup"]) >= best["speedup_low"]]
     level = f", level with {' and '.join(near)}" if near else ""
-    return f"{label_of(best)} is the fastest ({_speed(best)}){level}"
+    why = "" if best["accepted"] is None else f", {best['accepted']:.0%} of its drafts accepted"
+    return f"{label_of(best)} is the fastest ({_speed(best)}{why}){level}"
 
 
 def _speed(row: Row) -> str:
