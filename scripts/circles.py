@@ -29,6 +29,7 @@ from lora_drop.decode.step import Prefilled, Rewind
 from lora_drop.evaluation.measure.metrics import read_target, regrets
 from lora_drop.evaluation.measure.pairs import read_prompts
 from lora_drop.evaluation.measure.texts import ANSWER_TOKENS, without_end
+from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.interval import ratio_interval
 from lora_drop.method.presets import config_from
 from lora_drop.method.quality import collapse_at, repeated_share
@@ -39,10 +40,18 @@ from lora_drop.run.results.store import Lines, Row, Shape
 from scripts.prompt_sets import prompt_hash
 
 FULL = "full model"
-# What a LoRA step and a pass of 1 to 4 rows cost, in full steps: `lora-drop bench --preset balanced`, quiet Zen 4, two
-# cores (docs/performance.md). All parts make a LoRA step 2.87 / 2.44 as slow (docs/training-log.md).
-LORA_STEP, PASS = 0.68, {1: 1.0, 2: 1.03, 3: 1.06, 4: 1.21}
+LAYERS = 30  # of the bundled model
+# What a LoRA step that skips 8 layers and a pass of 1 to 4 rows cost, in full steps: `lora-drop bench`, quiet Zen 4, two
+# cores (docs/performance.md). LAYER: the share of a layer in a step's bytes. All parts make a LoRA step 2.87 / 2.44 as
+# slow (docs/training-log.md).
+LORA_STEP, LAYER, PASS = 0.68, 0.0245, {1: 1.0, 2: 1.03, 3: 1.06, 4: 1.21}
 LORA_STEP_ALL_PARTS = LORA_STEP * 2.87 / 2.44
+
+
+def config_of(setting: str) -> LoraDropConfig:
+    """The config of a preset with changes, on the bundled model."""
+    preset, *changes = setting.split()
+    return config_from({"preset": preset} | dict(change.split("=", 1) for change in changes), "bundled")
 
 
 def write_answer(
@@ -83,8 +92,7 @@ def write_answers(path: Path, prompts: Sequence[str], settings: Sequence[str], r
         if setting == FULL:
             lanes[setting] = baseline_schedule(loaded.num_layers), None, None
             continue
-        preset, *changes = setting.split()
-        config = config_from({"preset": preset} | dict(change.split("=", 1) for change in changes), loaded.id)
+        config = config_of(setting)
         schedule = config.schedule_for(loaded.num_layers)
         lanes[setting] = schedule, find_bank(loaded, config, schedule)[0], config_fingerprint(loaded, config)
     lines = Lines(path, Shape)
@@ -102,14 +110,19 @@ def write_answers(path: Path, prompts: Sequence[str], settings: Sequence[str], r
     return [record for record in lines.records if banks.get(record["setting"]) == record["bank"]]
 
 
-def summary(answers: dict[str, Row], full: dict[str, Row], all_parts: bool) -> dict[str, Any]:
-    """A setting's figures over the prompts that both answered, by the prompt's hash."""
+def summary(answers: dict[str, Row], full: dict[str, Row], skipped: int, all_parts: bool) -> dict[str, Any]:
+    """A setting's figures over the prompts that both answered, by the prompt's hash.
+
+    Args:
+        skipped: how many layers a LoRA step skips.
+        all_parts: it runs all parts of the corrections.
+    """
     pairs = [(answers[prompt], full[prompt]) for prompt in sorted(answers.keys() & full.keys())]
     ours, theirs = zip(*pairs, strict=True)
     tokens = sum(len(a["tokens"]) for a in ours)
     differences = [(repeated_share(a["tokens"]) - repeated_share(b["tokens"]), 1.0) for a, b in pairs]
     loops = [((collapse_at(a["tokens"]) is not None) - (collapse_at(b["tokens"]) is not None), 1.0) for a, b in pairs]
-    lora = LORA_STEP_ALL_PARTS if all_parts else LORA_STEP
+    lora = (LORA_STEP_ALL_PARTS if all_parts else LORA_STEP) + LAYER * (8 - skipped)
     cost = sum(
         count * (lora if rows == "lora" else PASS[int(rows)]) for a in ours for rows, count in a["passes"].items()
     )
@@ -152,7 +165,8 @@ def main() -> int:
     print("| setting | prompts | repeated 4-grams, above the full model's | collapsed | length | regret | worst "
           "| accepted | speed, computed |\n" + "|---" * 9 + "|")  # fmt: skip
     for setting in args.settings:
-        row = summary(by_setting[setting], full, "kept" in setting)
+        skipped = len(config_of(setting).schedule_for(LAYERS).dropped)
+        row = summary(by_setting[setting], full, skipped, "kept" in setting)
         low, high = row["above_interval"]
         print(
             f"| {setting} | {row['prompts']} | {row['repeats']:.3f}, {row['above']:+.3f} ({low:+.3f} to {high:+.3f}) "
