@@ -80,7 +80,7 @@ BUNDLED_ORDER = (12, 5, 17, 6, 4, 14, 13, 7, 18, 26, 16, 15, 11, 9)
 _BUNDLED_CHOICES: dict[str, tuple[int, dict[str, Any], str]] = {
     "balanced": (
         14,
-        {"period": 2},
+        {"period": 2, "drop_ratio": 0.54},
         "Skips fourteen chosen layers at every other token; rejects drafts that are absurd or repeat the text.",
     ),
     "fast": (
