@@ -41,8 +41,8 @@ from scripts.prompt_sets import prompt_hash
 
 FULL = "full model"
 LAYERS = 30  # of the bundled model
-# What a LoRA step that skips 8 layers and a pass of 1 to 4 rows cost, in full steps: `lora-drop bench`, quiet Zen 4, two
-# cores (docs/performance.md). LAYER: the share of a layer in a step's bytes. All parts make a LoRA step 2.87 / 2.44 as
+# What a LoRA step that skips 8 layers and a pass of 1 to 4 rows cost, in full steps: `lora-drop bench`, quiet Zen 4,
+# two cores (docs/performance.md). LAYER: a layer's share of a step's bytes. All parts make a LoRA step 2.87 / 2.44 as
 # slow (docs/training-log.md).
 LORA_STEP, LAYER, PASS = 0.68, 0.0245, {1: 1.0, 2: 1.03, 3: 1.06, 4: 1.21}
 LORA_STEP_ALL_PARTS = LORA_STEP * 2.87 / 2.44

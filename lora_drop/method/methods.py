@@ -6,7 +6,6 @@ run on one engine, so each is a schedule (`schedule.Schedule`).
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass

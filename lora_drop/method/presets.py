@@ -75,8 +75,8 @@ READABLE = "balanced"  # with trained adapters its text reads well by the measur
 # (`drop-order`, the last two by drafts accepted; docs/training-log.md has the measurements, and those of `gentle`'s
 # early refreshes).
 BUNDLED_ORDER = (12, 5, 17, 6, 4, 14, 13, 7, 18, 26, 16, 15, 11, 9)
-# How many layers of the order, other settings, note. Where drafts are verified two tokens are repaired at a time: a CPU
-# computes each row of a pass, so many layers skipped at every other token beat few that are skipped for longer.
+# How many layers of the order, other settings, note. What is verified is repaired in twos: a CPU computes each row of
+# a pass, so many layers skipped at every other token beat few that are skipped for longer.
 _BUNDLED_CHOICES: dict[str, tuple[int, dict[str, Any], str]] = {
     "balanced": (
         14,
