@@ -246,6 +246,27 @@ def test_light_calls_in_the_queue_take_turns_and_their_wait_has_an_end(page, mon
     assert len(ended) == 4 and "your turn did not come" in ended[0]
 
 
+def test_others_large_traces_keep_no_small_call_out(page, monkeypatch):
+    """Before: while two attackers' large traces waited, every light call of every visitor was refused."""
+    queue, most = page[0]._queue, page[0]._queue.policy.limits.trace_bytes
+    fn = next(fn for fn in page[0].fns.values() if fn.api_name == "replay")
+
+    def event(address: str) -> gradio_queue.Event:
+        scope = {"lora_drop.address": address, "lora_drop.bytes": most}
+        return gradio_queue.Event(address, fn, SimpleNamespace(scope=scope), None)
+
+    def refusal(address: str, size: int) -> str:
+        refused = queue._refusal(fn, SimpleNamespace(session_hash="", data=[]), address, size)
+        return refused[1] if refused else ""
+
+    waiting = [event("a"), event("a"), event("b")]
+    monkeypatch.setattr(queue, "waiting", lambda runs: waiting)
+    assert "from your address" in refusal("a", most) and not refusal("c", most)
+    waiting.append(event("b"))
+    assert refusal("c", most).startswith("Large traces are waiting")
+    assert not refusal("a", 1000) and not refusal("c", 1000)
+
+
 def test_connections_are_counted_by_network_and_a_newcomer_has_one(monkeypatch):
     """Before: two addresses of one IPv6 /64, or two IPv4 ones, took all connections."""
     monkeypatch.setattr(connections.uvicorn_config, "HTTP_PROTOCOLS", dict(connections.uvicorn_config.HTTP_PROTOCOLS))

@@ -33,13 +33,14 @@ from gradio.server_messages import EventMessage, ProcessCompletedMessage
 from lora_drop.errors import LoraDropError
 from lora_drop.ui.serve.guard import TRACES, Refused, too_large
 from lora_drop.ui.serve.owner import Counters
-from lora_drop.ui.serve.policy import Policy
+from lora_drop.ui.serve.policy import SMALL, Policy
 from lora_drop.ui.serve.turns import Turns, too_late
 from lora_drop.ui.serve.visits import Visits
 
 RUNS = "gpu"  # the concurrency id of calls that use the device
 KEPT_SESSIONS = 200  # 0.2 MB each and a visitor's own sweep; many more than can wait in the queue
 LIGHT_PLACES = 32  # calls that may wait beside the runs: a replay, an opened trace, a choice in the Safe zone
+WAITING = 4  # bytes of the large ones of these, in multiples of the largest trace; of one address half of that
 LIGHT_SECONDS = 60.0  # the longest wait beside the runs
 EVENTS = 100  # calls of one session whose ends have not been read
 TOTAL = 4  # unread bytes of all sessions together, in multiples of one session's limit
@@ -162,7 +163,7 @@ class FairQueue(Queue):
         if len(self.pending_event_ids_session.get(body.session_hash or "", ())) >= EVENTS:
             self.counters.refuse("unread")
             raise Refused("unread", 429, "Read the answers to your calls first: too many wait for you.")
-        refused = self._refusal(fn, body, _address(request))
+        refused = self._refusal(fn, body, _address(request), _size(request))
         if refused is None:
             pushed = await super().push(body, request, username)
             self.visits.seen(body.session_hash, _address(request))  # the queue names a session that has no name
@@ -184,8 +185,8 @@ class FairQueue(Queue):
             for session in [name for name in events if name not in self.pending_messages_per_session]:
                 del events[session]
 
-    def _refusal(self, fn: Any, body: Any, address: str) -> tuple[str, str] | None:
-        """Reason and sentence of a refusal; None if the call may wait."""
+    def _refusal(self, fn: Any, body: Any, address: str, size: int) -> tuple[str, str] | None:
+        """Reason and sentence of a refusal; None if the call, a body of `size` bytes, may wait."""
         limits, runs = self.policy.limits, fn.concurrency_id == RUNS
         waiting = self.waiting(runs)
         light = LIGHT_PLACES, LIGHT_PLACES // (2 if self.policy.public else 1)
@@ -199,8 +200,11 @@ class FairQueue(Queue):
             return "queue", f"This app's queue is full (it holds {places}): try again in a moment."
         if len(mine) >= share:
             return "share", f"{share} calls from your address are waiting, the most allowed: try again in a moment."
-        if not runs and waiting and sum(_size(event.request) for event in waiting) > 2 * limits.trace_bytes:
-            return "queue", "Large traces are waiting to be read: try again in a moment."
+        if size > SMALL and not runs:  # what waits is held in memory; who asks for little waits for no one's traces
+            if sum(_size(event.request) for event in mine) + size > 2 * limits.trace_bytes:
+                return "share", "Large traces from your address are waiting to be read: try again in a moment."
+            if sum(_size(event.request) for event in waiting) + size > WAITING * limits.trace_bytes:
+                return "queue", "Large traces are waiting to be read: try again in a moment."
         try:
             self.check(fn.api_name, body.data or [])
         except LoraDropError as error:
