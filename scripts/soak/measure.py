@@ -13,7 +13,7 @@ from pathlib import Path
 
 from scripts.soak.app import Waited
 
-LATE_THREADS = 2  # workers that libraries start once, on first use; a leak grows with the visits
+LATE_THREADS = 1  # a worker that libraries start once, on first use; a leak grows with the visits
 AHEAD = 2  # most runs of another address before one's own: the running one, and one turn
 PEAK = 500_000  # most kB that the memory may grow by during the visits
 REST = 12  # seconds until the server's idle worker threads end (anyio's 10, and a margin)

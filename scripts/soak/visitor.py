@@ -117,6 +117,8 @@ class Visitor(Guest):
                     stop_after -= 1
                     if stop_after == 0:
                         await session.press_stop()
+        if stop_after is not None and status.get("text", "").endswith("was not loaded."):
+            raise TurnedAway  # stopped while its model was loaded, which others had put out
         hold(status.get("kind") == "done", f"the page's run ended with {status}")
         run_id, summary = self.check_wire(wire, case)
         hold(summary, "the page's run ended without a summary")
