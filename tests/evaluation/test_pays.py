@@ -20,7 +20,7 @@ from tests.support import ROOT
 OUTSIDE = 0.08
 # Of a measured speedup: at most, in nine of ten, the median. The formula errs upwards where a screened head's drafts
 # are verified; the bound alone is up to 46% off there.
-FARTHEST, USUAL, MEDIAN = 0.16, 0.09, 0.03
+FARTHEST, USUAL, MEDIAN = 0.19, 0.09, 0.03
 
 
 def measured_points() -> list[tuple[float, float]]:
