@@ -82,7 +82,7 @@ def _metadata(bank: Bank) -> ModelCardData:
         EvalResult(
             task_type="text-generation",
             dataset_type="held-out",
-            dataset_name="Windows of the training text that training kept apart",
+            dataset_name="Text that training kept apart",
             dataset_config=f"period {row['period']}, {dropped_in(row)}",
             metric_type=kind,
             metric_name=words,
@@ -145,8 +145,8 @@ def _quality(quality: dict[str, Any] | None) -> str:
     ]
     lines = [
         "## Quality\n",
-        f"On {quality['tokens']:,} tokens of windows that training kept apart, of the same sources (figures on text",
-        "of other sources are in the project's sweeps), at LoRA steps:\n",
+        f"On {quality['tokens']:,} tokens that training kept apart, at LoRA steps (figures on other text",
+        "are in the project's sweeps):\n",
         "| period | skipped | same next token as the full model | KL, nats |",
         "|---|---|---|---|",
     ]
