@@ -42,7 +42,7 @@ def test_another_method_is_a_lane_and_a_row(server, open_page):
 def test_four_lanes_fit_and_each_has_its_row(server, open_page, size):
     """LoRA-Drop, its own comparison and a rival beside the full model, at each width and in talk mode."""
     page = open_page(
-        f"{server.url}?lanes=full,lora-drop,prompt-lookup&compare=corrections-off&max_new_tokens=24",
+        f"{server.url}?lanes=full,lora-drop,prompt-lookup&compare=skip&layers=1-4&drop_ratio=1&max_new_tokens=24",
         viewport=dict(zip(("width", "height"), size, strict=True)),
     )
     page.fill("#ld-prompt textarea", "a b a b a b")
