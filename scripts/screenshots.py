@@ -31,9 +31,8 @@ def opened(browser: Browser, url: str, size: dict[str, int], theme: str = "light
     return page
 
 
-def run(page: Page, preset: str, compare: str = "") -> None:
-    """Press Run on a preset, with a third lane or without, and wait for the end."""
-    page.check(f"#ld-preset input[value={preset}]")
+def run(page: Page, compare: str = "") -> None:
+    """Press Run on the preset that the page opens on, with a third lane or without, and wait for the end."""
     if not page.is_visible("[data-compare='']"):
         page.click("#ld-advanced button")
     page.click(f"[data-compare='{compare}']")
@@ -63,9 +62,9 @@ def take(browser: Browser, url: str, out: Path) -> None:
 
     page = opened(browser, url, DESKTOP)
     keep(page, "empty")
-    run(page, "balanced")
+    run(page)
     keep(page, "page")
-    run(page, "balanced", "corrections-off")
+    run(page, "corrections-off")
     scrub(page, 40)
     keep(page, "three-lanes")
     page.keyboard.press("Escape")
@@ -87,11 +86,11 @@ def take(browser: Browser, url: str, out: Path) -> None:
         keep(page, name)
     page.close()
     page = opened(browser, url, DESKTOP, "dark")
-    run(page, "balanced")
+    run(page)
     keep(page, "page-dark")
     page.close()
     page = opened(browser, url, PHONE)
-    run(page, "balanced")
+    run(page)
     keep(page, "phone")
     page.close()
 
