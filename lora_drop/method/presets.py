@@ -72,9 +72,9 @@ ALIASES = {"kv-saver": "memory"}  # former names
 READABLE = "balanced"  # with trained adapters its text reads well by the measure of quality.py
 
 # Layers of the bundled model, the cheapest to skip first. At the same bound they lose far less than evenly spaced ones
-# (`drop-order`, the last four by drafts accepted; docs/training-log.md has the measurements, and those of `gentle`'s
-# early refreshes).
-BUNDLED_ORDER = (12, 5, 17, 6, 4, 14, 13, 7, 18, 26, 16, 15, 11, 9, 10, 8)
+# (the first eight by `drop-order`, the others by the KL that each adds at exact refreshes; docs/training-log.md has the
+# measurements, and those of `gentle`'s early refreshes).
+BUNDLED_ORDER = (12, 5, 17, 6, 4, 14, 13, 7, 9, 10, 16, 8, 11, 15, 18)
 # How many layers of the order, other settings, note. What is verified is repaired in twos: a CPU computes each row of
 # a pass, so many layers skipped at every other token beat few that are skipped for longer.
 _BUNDLED_CHOICES: dict[str, tuple[int, dict[str, Any], str]] = {
@@ -84,15 +84,15 @@ _BUNDLED_CHOICES: dict[str, tuple[int, dict[str, Any], str]] = {
         "Skips fourteen chosen layers at every other token; rejects drafts that are absurd or repeat the text.",
     ),
     "fast": (
-        16,
-        {"period": 2, "drop_ratio": 0.62, "accept": 0.02, "own_repeats": True},
-        "Skips sixteen chosen layers at every other token; rejects only wildly unlikely drafts, and repeats.",
+        14,
+        {"period": 2, "drop_ratio": 0.54, "accept": 0.02, "own_repeats": True},
+        "Skips the layers of Balanced; rejects only wildly unlikely drafts, and repeats.",
     ),
     "lossless": (4, {"period": 2}, "The full model's own text, token for token: every other draft is rejected."),
     "memory": (
-        8,
-        {},
-        "Skips eight chosen layers in two of three steps and saves their K/V; full steps repair the rest.",
+        11,
+        {"period": 2, "drop_ratio": 0.42},
+        "Skips eleven chosen layers at every other token and saves their K/V; full steps repair the rest.",
     ),
     "gentle": (
         4,
