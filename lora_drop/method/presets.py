@@ -90,9 +90,9 @@ _BUNDLED_CHOICES: dict[str, tuple[int, dict[str, Any], str]] = {
     ),
     "lossless": (4, {"period": 2}, "The full model's own text, token for token: every other draft is rejected."),
     "memory": (
-        11,
-        {"period": 2, "drop_ratio": 0.42},
-        "Skips eleven chosen layers at every other token and saves their K/V; full steps repair the rest.",
+        8,
+        {},
+        "Skips eight chosen layers in two of three steps and saves their K/V; full steps repair the rest.",
     ),
     "gentle": (
         4,
