@@ -85,7 +85,7 @@ _BUNDLED_CHOICES: dict[str, tuple[int, dict[str, Any], str]] = {
     ),
     "fast": (
         14,
-        {"period": 2, "drop_ratio": 0.54, "accept": 0.02, "own_repeats": True},
+        {"period": 2, "drop_ratio": 0.54, "accept": 0.05, "own_repeats": True},
         "Skips the layers of Balanced; rejects only wildly unlikely drafts, and repeats.",
     ),
     "lossless": (4, {"period": 2}, "The full model's own text, token for token: every other draft is rejected."),
