@@ -72,8 +72,8 @@ ALIASES = {"kv-saver": "memory"}  # former names
 READABLE = "balanced"  # with trained adapters its text reads well by the measure of quality.py
 
 # Layers of the bundled model, the cheapest to skip first. At the same bound they lose far less than evenly spaced ones
-# (the first eight by `drop-order`, the others by the KL that each adds at exact refreshes; docs/training-log.md has the
-# measurements, and those of `gentle`'s early refreshes).
+# (the first eight by `drop-order`, the others by the KL that each adds at exact refreshes: docs/training-log.md, which
+# also has the measurements of `gentle`'s early refreshes).
 BUNDLED_ORDER = (12, 5, 17, 6, 4, 14, 13, 7, 9, 10, 16, 8, 11, 15, 18)
 # How many layers of the order, other settings, note. What is verified is repaired in twos: a CPU computes each row of
 # a pass, so many layers skipped at every other token beat few that are skipped for longer.
