@@ -46,7 +46,7 @@ const late = (load, mount) => async (element, ...rest) => {
     await (await load())[mount](element, ...rest);
   } catch (error) {
     element.replaceChildren(Object.assign(make("p", "", NOT_LOADED), { role: "alert" }));
-    throw error;
+    console.error(error);
   }
 };
 
@@ -54,7 +54,7 @@ const pays = late(() => import("./pays.js"), "drawPays");
 const method = late(() => import("./method/method.js"), "mountMethod");
 export const mountDial = late(() => import("./safe_zone.js"), "mountDial");
 export const mountFigure = late(() => import("./safe_zone.js"), "mountFigure");
-export const mountMethod = (element, server) => method(element, server, store);
+export const mountMethod = (element, server) => method(element, server, store, pays);
 export function mountPays(element, server) {
   const fold = find(element, "details");
   fold.addEventListener("toggle", () => pays(find(fold, ".ld-pays"), server, store), { once: true });

@@ -20,6 +20,7 @@ PROMPT = 6  # tokens of the drawing's prompt
 IDEAS = {"climb": 10, "skip": 7, "holes": 8, "repair": 8}  # each with the end of its slider
 TOY = {"period": 4, "layers": (2, 8), "drop_ratio": 0.5}  # the schedule of the build-up's small model
 TOY_LAYERS, TOY_PROMPT = 10, 3
+NO_QUESTION_IS_OPEN = "[...document.querySelectorAll('.ld-pays')].every(place => place.querySelector('svg'))"
 
 
 def open_method(page: Page) -> None:
@@ -28,6 +29,7 @@ def open_method(page: Page) -> None:
     page.wait_for_selector(".ld-idea-svg rect")
     page.evaluate("document.querySelectorAll('.ld-fold').forEach(fold => { fold.open = true; })")
     page.wait_for_selector(".ld-drawing-svg .ld-cell")
+    page.wait_for_function(NO_QUESTION_IS_OPEN)
 
 
 def move(page: Page, idea: str, at: int) -> str:

@@ -45,3 +45,15 @@ def test_the_picture_is_drawn_when_it_is_unfolded_and_calculates(server, open_pa
     assert pays.locator(".ld-pays-curve").count() == 0 and pays.locator(".ld-pays-shape").count() > 0
     page.get_by_role("tab", name="Method").click()
     expect(page.locator(".ld-method .ld-pays-words")).to_have_text(calculated(values)["text"])
+
+
+def test_without_an_answer_its_place_says_so_and_the_tab_stays(server, new_page):
+    page = new_page(allowed=("Failed to load resource", "TypeError"))
+    page.route(
+        "**/component_server/**",
+        lambda route: route.abort() if "where_it_pays" in route.request.post_data else route.continue_(),
+    )
+    page.goto(server.url)
+    page.get_by_role("tab", name="Method").click()
+    expect(page.locator(".ld-method .ld-pays [role=alert]")).to_contain_text("the server cannot be reached")
+    expect(page.locator(".ld-idea-svg rect").first).to_be_visible()

@@ -245,7 +245,7 @@ def test_on_a_slide_a_token_moves_the_scrubber_alone_and_one_escape_leaves(serve
     inspector = page.get_by_test_id("token-inspector")
     token = page.locator(".ld-pane[data-lane='1'] .ld-token[data-step='5']")
     token.evaluate("span => span.click()")
-    expect(inspector).to_be_visible()
+    expect(inspector.locator(".ld-inspector-prefix")).to_be_visible()  # so its question to the server is answered
     asked = requests_of(page)
     page.keyboard.press("t")
     expect(inspector).to_be_hidden()

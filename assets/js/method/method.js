@@ -3,7 +3,6 @@
 
 import { find, make, makeSvg } from "../dom.js";
 import { formatNumber, formatShare } from "../format.js";
-import { drawPays } from "../pays.js";
 import { mountBuildUp } from "./build_up.js";
 import { Drawing } from "./drawing.js";
 
@@ -15,15 +14,16 @@ const [SIZE, GAP, TOP, FLOOR] = [16, 42, 26, 62]; // of a rule's pattern, in pix
  * Mount the tab. The server sends its text, which is a file of its own, and the paper's rows.
  *
  * @param {HTMLElement} element
- * @param {{method_words: () => Promise<{words: string, label: string, ours: string, paper: Record<string, any>[]}>} & Parameters<typeof drawPays>[1]} server
+ * @param {{method_words: () => Promise<{words: string, label: string, ours: string, paper: Record<string, any>[]}>}} server
  * @param {import("../store.js").Store} store
+ * @param {(...rest: any[]) => Promise<void>} pays draws where it pays; a failure is shown in its place
  */
-export async function mountMethod(element, server, store) {
+export async function mountMethod(element, server, store, pays) {
   const { words, label, ours, paper } = await server.method_words();
   const { body } = new DOMParser().parseFromString(words, "text/html");
   find(element, ".ld-method").replaceChildren(...body.childNodes);
   mountBuildUp(find(element, ".ld-build-up"));
-  drawPays(find(element, ".ld-pays"), server, store);
+  pays(find(element, ".ld-pays"), server, store);
   for (const rule of element.querySelectorAll(".ld-rule")) {
     /** @type {SVGElement | null} */
     const svg = rule.querySelector(".ld-rule-svg");
