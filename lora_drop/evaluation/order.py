@@ -1,26 +1,27 @@
 """Find a greedy order of layers to skip: `python -m lora_drop drop-order`.
 
 Evenly spaced layers include expensive ones. Here the next layer is the one that adds least to KL(full || LoRA-Drop) at
-LoRA steps, together with those already chosen, in the parallel pass of training. The cost of a layer in an earlier
-round mostly bounds its cost now, so each round measures only the few candidates that were cheapest so far (lazy
-greedy): a close guess for a fraction of the passes.
+LoRA steps, together with those already chosen, in the parallel pass of training, with single or exact refreshes. The
+cost of a layer in an earlier round mostly bounds its cost now, so each round measures only the few candidates that
+were cheapest so far (lazy greedy): a close guess for a fraction of the passes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode.logits import kl, log_probs
+from lora_drop.decode.logits import kl
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.models.load import LoadedModel
-from lora_drop.training.student import student_states
+from lora_drop.training.distill import both
 
 CANDIDATES = 6  # most layers that a round measures
 
@@ -39,7 +40,7 @@ def drop_order(
 
     Args:
         windows: (N, T) tokens of text; a quarter of each is the prompt.
-        config: period, rule, part, kv and range; its ratio and list have no effect.
+        config: period, rule, part, kv, refresh and range; its ratio and list have no effect.
         bank: the corrections, on the model's device; None for the untrained rule.
         progress: called with each chosen layer and the KL with it.
 
@@ -56,14 +57,14 @@ def drop_order(
         raise LoraDropError(f"count must be from 1 to {len(layers)}, the layers of the range {low}-{high}.")
     if config.period < 2:
         raise LoraDropError("period must be at least 2: period 1 has no LoRA step.")
-    cost = _Cost(loaded, windows, config, bank)
-    alone = {layer: cost.of((layer,)) for layer in layers}
+    cost = partial(_cost, loaded, windows, config, bank)
+    alone = {layer: cost((layer,)) for layer in layers}
     last = dict(alone)  # cost of adding a layer when it was last measured
     chosen: list[int] = []
     rows, before = [], 0.0
     for _ in range(count):
         cheapest = sorted(last, key=last.__getitem__)[:candidates]
-        costs = {layer: alone[layer] if not chosen else cost.of((*chosen, layer)) for layer in cheapest}
+        costs = {layer: alone[layer] if not chosen else cost((*chosen, layer)) for layer in cheapest}
         last |= {layer: value - before for layer, value in costs.items()}
         layer = min(costs, key=costs.__getitem__)
         before = costs[layer]
@@ -74,37 +75,23 @@ def drop_order(
     return rows
 
 
-class _Cost:
-    """KL(full || LoRA-Drop) on windows by skipped layers; the full model reads each window once."""
+def _cost(
+    loaded: LoadedModel, windows: Tensor, config: LoraDropConfig, bank: AdapterBank | None, dropped: tuple[int, ...]
+) -> float:
+    """KL(full || LoRA-Drop) with these layers skipped, in nats per token at LoRA steps.
 
-    def __init__(self, loaded: LoadedModel, windows: Tensor, config: LoraDropConfig, bank: AdapterBank | None):
-        self.loaded, self.windows, self.config, self.bank = loaded, windows, config, bank
-        self.full: list[Tensor] = []  # a window's log-probabilities at LoRA steps, (rows, V)
-
-    def of(self, dropped: tuple[int, ...]) -> float:
-        """Nats per token at LoRA steps.
-
-        Raises:
-            LoraDropError: it is not finite.
-        """
-        model, prompt_tokens = self.loaded.model, max(1, self.windows.shape[1] // 4)
-        schedule = self.config.replace(drop_layers=dropped).schedule_for(self.loaded.num_layers)
-        total = positions = 0.0
-        for n, tokens in enumerate(self.windows.split(1)):
-            states, lora = student_states(model, tokens, prompt_tokens, schedule, self.bank)
-            if n == len(self.full):
-                self.full.append(_log_probs(self.loaded, model.model(tokens).last_hidden_state[:, lora]))
-            ours = _log_probs(self.loaded, states[:, lora])
-            total += float(kl(self.full[n], ours).sum())
-            positions += ours.shape[0]
-        if not math.isfinite(total):
-            raise LoraDropError(
-                f"without layers {', '.join(map(str, dropped))} the KL is NaN or infinite: the model or the adapters "
-                "overflow, so there is no order. Take adapters none, or try dtype float32."
-            )
-        return total / positions
-
-
-def _log_probs(loaded: LoadedModel, states: Tensor) -> Tensor:
-    """(rows, V) from normed states (1, rows, D)."""
-    return log_probs(loaded.model.get_output_embeddings()(states))[0]
+    Raises:
+        LoraDropError: it is not finite.
+    """
+    schedule = config.replace(drop_layers=dropped).schedule_for(loaded.num_layers)
+    total = positions = 0.0
+    for tokens in windows.split(1):
+        ours, full, _ = both(loaded, tokens, max(1, tokens.shape[1] // 4), schedule, bank)
+        total += float(kl(full, ours).sum())
+        positions += ours.shape[1]
+    if not math.isfinite(total):
+        raise LoraDropError(
+            f"without layers {', '.join(map(str, dropped))} the KL is NaN or infinite: the model or the adapters "
+            "overflow, so there is no order. Take adapters none, or try dtype float32."
+        )
+    return total / positions

@@ -27,7 +27,7 @@ def both(
     tokens: Tensor,
     prompt_tokens: int,
     schedule: Schedule,
-    bank: AdapterBank,
+    bank: AdapterBank | None,
     every: bool = False,
     counted: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:

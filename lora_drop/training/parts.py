@@ -62,7 +62,7 @@ def continued(own: AdapterBank, bank: AdapterBank, name: str, loaded: LoadedMode
         name: the bank's, for messages.
 
     Raises:
-        LoraDropError: the bank is of another model, rule, rank or set of layers.
+        LoraDropError: the bank is of another model, rule, rank or set of layers, or a part of it.
     """
     bank.check(loaded, name, own.reuse, own.part)
     same = ["rank", "layers", *(["mlp_width"] if bank.mlp else []), *(["kept_rank"] if bank.kept else [])]
@@ -70,6 +70,13 @@ def continued(own: AdapterBank, bank: AdapterBank, name: str, loaded: LoadedMode
         mine, theirs = getattr(own, field), getattr(bank, field)
         if mine != theirs:
             raise LoraDropError(f"adapters {name} have {field} {theirs}, this run has {mine}: use the same.")
+    for part in ("mlp", "kept"):
+        mine, theirs = sorted(getattr(own, part)), sorted(getattr(bank, part))
+        if theirs and theirs != mine:
+            raise LoraDropError(
+                f"adapters {name} have {part} in layers {theirs}, this run in {mine}: give the drop_order of their "
+                "training."
+            )
     # Only the product alpha / r B A counts, so their alpha may differ.
     b = {i: t.float() * (bank.alpha / own.alpha) for i, t in bank.b.items()}
     parts = {part: getattr(bank, part) or getattr(own, part) for part in ("mlp", "kept")}

@@ -78,6 +78,7 @@ def test_a_bank_without_the_parts_gets_them(tiny, windows, tmp_path):
     for changes, says in (
         ({"kept_rank": 4}, "have kept_rank 2, this run has 4"),
         ({"rank": 8}, "rank 4, this run has 8"),
+        ({"drop_order": "2,3"}, r"mlp in layers \[2, 3, 4\], this run in \[2, 3\]: give the drop_order"),
     ):
         start = tmp_path / "second" / CHECKPOINT / "adapter"
         with pytest.raises(LoraDropError, match=says):
