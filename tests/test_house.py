@@ -56,7 +56,6 @@ def _room(module: str) -> str:
         "run.report",
         "run.trace",
         "run.wire",
-        "run.reading",
         "run.exports",
         "run.results.rows",
         "cli.replay",

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     if not 0 < args.seconds < float("inf"):
         raise LoraDropError(f"--seconds must be a number above 0, got {args.seconds:g}.")
-    from lora_drop.evaluation.calibrate import Calibration
+    from lora_drop.evaluation.measure.calibrate import Calibration
     from lora_drop.run.results.calibration import gain_here, write_calibration
 
     loaded = load(args)

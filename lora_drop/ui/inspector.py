@@ -14,9 +14,9 @@ from typing import Any
 from lora_drop.errors import LoraDropError
 from lora_drop.models.place import on_zero_gpu
 from lora_drop.models.pool import ModelPool
+from lora_drop.run.exports.reading import TOGETHER
 from lora_drop.run.inspect import Window, inspect, read_again
 from lora_drop.run.race import by_owner
-from lora_drop.run.reading import TOGETHER
 from lora_drop.run.report.compare import MOST, compared
 from lora_drop.run.report.steps import check_step
 from lora_drop.run.shares import Shares
@@ -116,7 +116,7 @@ class Inspector:
         return self._reader.ask(job, text.encode(), arguments=arguments, own=not is_opened(run_id))
 
     def _recorded(self, run_id: str | None, text: Any, lane: str, step: int) -> dict[str, Any]:
-        """`run.reading.steps_of` a lane, with `about` of one step."""
+        """`exports.reading.steps_of` a lane, with `about` of one step."""
         first = step - step % TOGETHER if type(step) is int and step > 0 else step
         if not text:
             recorded = self._of_run(run_id, "steps", lane, first)

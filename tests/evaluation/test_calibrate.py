@@ -10,8 +10,8 @@ import pytest
 from lora_drop.adapters import find
 from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation import calibrate
-from lora_drop.evaluation.calibrate import Calibration
+from lora_drop.evaluation.measure import calibrate
+from lora_drop.evaluation.measure.calibrate import Calibration
 from lora_drop.method.presets import PRESETS
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.results import calibration

@@ -12,7 +12,7 @@ import pytest
 
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.exports import html as replay
-from lora_drop.run.reading import work
+from lora_drop.run.exports.reading import work
 from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.controls import SHOWN, control_value
 from lora_drop.ui.serve.reader import Reader

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation import calibrate
+from lora_drop.evaluation.measure import calibrate
 from lora_drop.method.presets import PRESETS
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.results import calibration as kept

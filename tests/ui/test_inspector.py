@@ -15,7 +15,7 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import load_model
 from lora_drop.models.pool import ModelPool
-from lora_drop.run import reading
+from lora_drop.run.exports import reading
 from lora_drop.run.report.align import side_by_side
 from lora_drop.run.request import Request
 from lora_drop.run.run import run

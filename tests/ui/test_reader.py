@@ -12,7 +12,7 @@ import time
 import pytest
 
 from lora_drop.errors import LoraDropError
-from lora_drop.run import reading
+from lora_drop.run.exports import reading
 from lora_drop.run.exports.html import replay_html
 from lora_drop.run.trace.trace import parse_trace
 from lora_drop.ui.serve import reader as module
@@ -53,7 +53,9 @@ def test_each_job_gives_what_it_gives_here(reader):
 
 
 def test_it_has_no_torch_and_no_secret(reader, monkeypatch):
-    imports = "import sys, lora_drop.run.reading; print({'torch', 'gradio', 'transformers'} & sys.modules.keys())"
+    imports = (
+        "import sys, lora_drop.run.exports.reading; print({'torch', 'gradio', 'transformers'} & sys.modules.keys())"
+    )
     assert subprocess.check_output([sys.executable, "-c", imports], cwd=ROOT, text=True) == "set()\n"
     seen = {}
     run = subprocess.run
@@ -67,7 +69,7 @@ def test_it_has_no_torch_and_no_secret(reader, monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit does not bind elsewhere")
 def test_its_memory_is_limited(reader):
     code = (
-        "from lora_drop.run import reading; reading.parse_trace = lambda raw: bytearray(2**30); "
+        "from lora_drop.run.exports import reading; reading.parse_trace = lambda raw: bytearray(2**30); "
         "reading.OF_TRACE['html'] = len; reading.main()"
     )
     request = json.dumps({"job": "html", "arguments": [], "sizes": [1], "most": 2**20}).encode() + b"\nx"

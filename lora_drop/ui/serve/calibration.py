@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.calibrate import Calibration
+from lora_drop.evaluation.measure.calibrate import Calibration
 from lora_drop.method.presets import presets_for
 from lora_drop.models.load import ModelInfo
 from lora_drop.models.place import on_zero_gpu

@@ -1,4 +1,4 @@
-"""Traces of strangers are read in a process of their own: `run.reading`, started anew for each and gone after it.
+"""Traces of strangers are read in a process of their own: `exports.reading`, started anew for each and gone after it.
 
 A start costs 0.2 s. Answers are kept by the hash of what was asked. A trace that this server wrote is read here.
 """
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.run.reading import work
+from lora_drop.run.exports.reading import work
 from lora_drop.run.shares import Shares
 from lora_drop.ui.serve.gradio_private import address_of_call
 from lora_drop.ui.serve.policy import MIB
@@ -31,7 +31,7 @@ PASSED = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTE
 
 
 class Reader:
-    """Does jobs of `run.reading`, each once as long as its answer is kept.
+    """Does jobs of `exports.reading`, each once as long as its answer is kept.
 
     Args:
         most_bytes: of a text.
@@ -52,7 +52,7 @@ class Reader:
         """The answer to a job.
 
         Args:
-            job: see `run.reading.work`.
+            job: see `exports.reading.work`.
             texts: the same.
             arguments: the same.
             own: the texts are this server's.
@@ -95,7 +95,7 @@ class Reader:
         seconds = SECONDS + SECONDS_A_MIB * sum(sizes) / MIB
         try:
             done = subprocess.run(
-                [sys.executable, "-P", "-m", "lora_drop.run.reading"],
+                [sys.executable, "-P", "-m", "lora_drop.run.exports.reading"],
                 input=b"".join((request, *texts)),
                 stdout=subprocess.PIPE,
                 env=environment,

@@ -1,8 +1,8 @@
 """What the page makes of a trace, as JSON, by the name of a job; and the process that does it for a stranger's file.
 
-`python -m lora_drop.run.reading` is that process. It reads `{"job", "arguments", "sizes", "most"}` as one line from
-its input, then the texts of these sizes, and writes `{"answer"}`, or `{"error"}` with one line for the visitor. It has
-no torch, and its memory is limited where the system can do that.
+`python -m lora_drop.run.exports.reading` is that process. It reads `{"job", "arguments", "sizes", "most"}` as one line
+from its input, then the texts of these sizes, and writes `{"answer"}`, or `{"error"}` with one line for the visitor.
+It has no torch, and its memory is limited where the system can do that.
 """
 
 from __future__ import annotations
