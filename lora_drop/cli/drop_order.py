@@ -15,7 +15,9 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, "drop-order", run, "which layers to skip first: a greedy order by measured KL")
     parser.add_path("--data", "FILE", "txt, json or jsonl files", nargs="+", required=True)
     parser.add_reading_options()
-    parser.add_argument("--windows", type=int, default=10, metavar="N", help="windows of 256 tokens to measure on")
+    parser.add_argument(
+        "--windows", type=int, default=10, metavar="N", help="replies, or windows of other text, of up to 256 tokens"
+    )
     parser.add_argument("--count", type=int, default=12, metavar="N", help="layers to choose")
     parser.add_model_options()
     parser.add_config_options()
@@ -28,21 +30,25 @@ def run(args: argparse.Namespace) -> None:
         raise LoraDropError("--windows must be at least 1.")
     from lora_drop.adapters.find import find_bank
     from lora_drop.evaluation.order import drop_order
-    from lora_drop.training.data import Turn, read_texts, to_windows
+    from lora_drop.training.data import Turn, read_texts, to_rows
     from lora_drop.training.settings import TrainSettings
 
     turns = [Turn.parse(text) for text in args.chat]
     loaded = load(args)
-    windows = to_windows(read_texts(loaded, args.data, turns, args.file_tokens), TrainSettings.length)
+    windows, counted = to_rows(read_texts(loaded, args.data, turns, args.file_tokens), TrainSettings.length)
     every = max(1, len(windows) // args.windows)
+    texts = []
+    for row, counts in zip(windows[::every][: args.windows], counted[::every], strict=False):
+        first, *_, last = counts.nonzero()[:, 0].tolist()
+        texts.append((row[None, : last + 1].to(loaded.device), first or len(row) // 4))  # (tokens, prompt's length)
     bank, notes = find_bank(loaded, config, config.schedule_for(loaded.num_layers))
     note(*notes)
-    windows = windows[::every][: args.windows].to(loaded.device)
     rows = drop_order(
-        *(loaded, windows, config, bank, args.count), progress=lambda layer, kl: say(f"{layer} (KL {kl:.3f})")
+        *(loaded, texts, config, bank, args.count), progress=lambda layer, kl: say(f"{layer} (KL {kl:.3f})")
     )
     if args.json:
-        print_json({"order": [row["layer"] for row in rows], "rows": rows, "tokens": windows.numel()})
+        tokens = sum(tokens.numel() for tokens, _ in texts)
+        print_json({"order": [row["layer"] for row in rows], "rows": rows, "tokens": tokens})
     else:
         print_table(rows, {"layer": ("layer",), "KL with all before it": ("kl", ".3f"), "alone": ("alone", ".3f")})
         print(f"--drop-order {','.join(str(row['layer']) for row in rows)}")

@@ -14,14 +14,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.decode.logits import kl
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.models.load import LoadedModel
-from lora_drop.training.distill import both
+from lora_drop.training.distill import Text, figures
 
 CANDIDATES = 6  # most layers that a round measures
 
@@ -29,7 +27,7 @@ CANDIDATES = 6  # most layers that a round measures
 @torch.inference_mode()
 def drop_order(
     loaded: LoadedModel,
-    windows: Tensor,
+    texts: list[Text],
     config: LoraDropConfig,
     bank: AdapterBank | None,
     count: int,
@@ -39,7 +37,7 @@ def drop_order(
     """Find the first `count` layers to skip, the cheapest first.
 
     Args:
-        windows: (N, T) tokens of text; a quarter of each is the prompt.
+        texts: what to measure on; the decode steps behind each prompt count.
         config: period, rule, part, kv, refresh and range; its ratio and list have no effect.
         bank: the corrections, on the model's device; None for the untrained rule.
         progress: called with each chosen layer and the KL with it.
@@ -57,7 +55,7 @@ def drop_order(
         raise LoraDropError(f"count must be from 1 to {len(layers)}, the layers of the range {low}-{high}.")
     if config.period < 2:
         raise LoraDropError("period must be at least 2: period 1 has no LoRA step.")
-    cost = partial(_cost, loaded, windows, config, bank)
+    cost = partial(_cost, loaded, texts, config, bank)
     alone = {layer: cost((layer,)) for layer in layers}
     last = dict(alone)  # cost of adding a layer when it was last measured
     chosen: list[int] = []
@@ -76,7 +74,7 @@ def drop_order(
 
 
 def _cost(
-    loaded: LoadedModel, windows: Tensor, config: LoraDropConfig, bank: AdapterBank | None, dropped: tuple[int, ...]
+    loaded: LoadedModel, texts: list[Text], config: LoraDropConfig, bank: AdapterBank | None, dropped: tuple[int, ...]
 ) -> float:
     """KL(full || LoRA-Drop) with these layers skipped, in nats per token at LoRA steps.
 
@@ -84,14 +82,10 @@ def _cost(
         LoraDropError: it is not finite.
     """
     schedule = config.replace(drop_layers=dropped).schedule_for(loaded.num_layers)
-    total = positions = 0.0
-    for tokens in windows.split(1):
-        ours, full, _ = both(loaded, tokens, max(1, tokens.shape[1] // 4), schedule, bank)
-        total += float(kl(full, ours).sum())
-        positions += ours.shape[1]
+    total = figures(loaded, texts, schedule, bank)["kl"]
     if not math.isfinite(total):
         raise LoraDropError(
             f"without layers {', '.join(map(str, dropped))} the KL is NaN or infinite: the model or the adapters "
             "overflow, so there is no order. Take adapters none, or try dtype float32."
         )
-    return total / positions
+    return total
