@@ -98,6 +98,7 @@ def test_a_run_that_takes_tokens_back_ends_with_what_stands(server, open_page):
         expect(page.locator(".ld-pane[data-lane='1'] .ld-pane-note")).to_contain_text(words)
 
 
+@pytest.mark.full
 def test_a_run_that_comes_whole_or_without_motion_shows_nothing_struck(server, open_page, open_replay):
     scripted(server, 60)
     page = open_page(server.url, viewport=TALL, reduced_motion="reduce")
@@ -117,6 +118,7 @@ def test_a_run_that_comes_whole_or_without_motion_shows_nothing_struck(server, o
     check(replay, trace)
 
 
+@pytest.mark.full
 def test_the_scrubber_leaves_what_is_taken_back(server, open_page):
     """The run waits before a rewind while the scrubber is put on a token that goes."""
     records = list(run(server.loaded, Request("Why?", JUDGED, 60, ignore_eos=True)))

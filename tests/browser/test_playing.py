@@ -125,6 +125,7 @@ def test_a_lane_that_ends_early_holds_up_no_other(server, open_page, view):
     wait_done(page)
 
 
+@pytest.mark.full
 def test_after_a_busy_moment_playing_goes_on_and_does_not_leap(server, open_page):
     records = list(run(server.loaded, Request("Why?", CONFIG, 100, ignore_eos=True, view="lock-step")))
     records = [replace(one, ms=2.0) if isinstance(one, StepRecord) else one for one in records]  # 2 s at rate 0.1

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from lora_drop.cli.main import main
 from lora_drop.run.trace.trace import read_trace
 
@@ -45,6 +47,7 @@ def test_run_prints_every_key_of_the_contract(capsys):
     assert result["config"]["reuse"] == "residual" and result["config"]["dropped"]
 
 
+@pytest.mark.full
 def test_period_1_gives_both_lanes_the_greedy_tokens_of_transformers(bundled, capsys):
     argv = ["run", "--prompt", "Explain why the sky is blue.", "--period", "1", "--adapters", "none"]
     result = output(capsys, *argv, "--dtype", "float32", "--device", "cpu", "--max-new-tokens", "24")

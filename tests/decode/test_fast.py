@@ -77,7 +77,9 @@ def test_adaptive_refreshes_are_the_references(tiny, kind):
 
 
 @pytest.mark.products
-@pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 127, 4 * BLOCK - 5, "context"])
+@pytest.mark.parametrize(
+    "length", [1, 2, 63, 64, 65, 127, 4 * BLOCK - 5, pytest.param("context", marks=pytest.mark.full)]
+)
 def test_odd_lengths_and_a_period_longer_than_the_run(any_tiny, fused, length):
     """At the borders of the caches' blocks, from a prompt of one token, and to the context's last token."""
     count = any_tiny.context - len(TARGET) if length == "context" else length

@@ -66,9 +66,9 @@ def test_in_half_precision(split):
 @pytest.mark.parametrize(
     ("refresh", "kv"),
     [
-        ("single", "skip"),
         ("repair", "write"),
-        *(pytest.param(*other, marks=pytest.mark.full) for other in (("single", "write"), ("repair", "skip"))),
+        *(pytest.param("single", kv, marks=pytest.mark.full) for kv in ("skip", "write")),
+        pytest.param("repair", "skip", marks=pytest.mark.full),
     ],
 )
 def test_a_lane_over_it_is_the_reference(split, tiny, refresh, kv):

@@ -136,6 +136,7 @@ class Llama:
 """
 
 
+@pytest.mark.full
 def test_llama_cpp_is_beside_it_where_it_is_here(tmp_path, monkeypatch):
     """A stub in its place, in the process of its own: the same tokens, one at a time, prefill left out."""
     (tmp_path / "llama_cpp.py").write_text(LLAMA)

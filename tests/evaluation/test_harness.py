@@ -140,6 +140,7 @@ def test_bad_arguments_are_one_line(folder, settings, says):
         make(folder, **settings)
 
 
+@pytest.mark.full
 @installed
 def test_the_harness_runs_two_local_tasks(folder, tmp_path):
     rows = [{"q": "The sky is", "a": ["blue", "a cat"], "gold": 0}, {"q": "It says", "a": ["moo", "x"], "gold": 1}]

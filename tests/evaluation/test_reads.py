@@ -67,6 +67,7 @@ def row_of(config, figures):
     return config.to_dict() | {"config": config.differences(), "adapters": "none", "layers_dropped": 2} | free | speed
 
 
+@pytest.mark.full
 def test_thirty_runs(tiny, monkeypatch):
     """Measured as presets are, and run: the same text, and the same word."""
     monkeypatch.setattr(texts, "ANSWER_TOKENS", 48)

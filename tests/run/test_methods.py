@@ -24,6 +24,7 @@ from tests.support.decoding import DECODERS, PROMPT, decoder_of
 PROMPT_IDS = torch.tensor([PROMPT])
 REPEATING = [5, 99, 17, 42, 5, 99, 17, 42, 5, 99]
 LOSSLESS = ["layerskip:2:3", "layerskip:5:1", "draft-verify:2:2", "prompt-lookup:4:2", "prompt-lookup:1:1"]
+SAMPLED = Sampling(0.9, 0.95, 3)
 TOKENS = 32
 
 
@@ -73,8 +74,16 @@ def test_a_pruned_lane_is_the_transformers_model_without_these_layers(tiny, deco
     assert lane.state.kv.lengths == [held if i in kept else 0 for i in range(tiny.num_layers)]
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.9, 0.95, 3)], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("prompt", [PROMPT, REPEATING], ids=["plain", "repeating"])
+@pytest.mark.parametrize(
+    ("prompt", "sampling"),
+    [
+        (REPEATING, Sampling()),
+        (PROMPT, SAMPLED),
+        pytest.param(PROMPT, Sampling(), marks=pytest.mark.full),
+        pytest.param(REPEATING, SAMPLED, marks=pytest.mark.full),
+    ],
+    ids=["repeating-greedy", "plain-sampled", "plain-greedy", "repeating-sampled"],
+)
 @pytest.mark.parametrize("name", LOSSLESS)
 def test_a_verified_lane_writes_the_full_models_text(tiny, decoder, name, prompt, sampling):
     full = lane_of(decoder, baseline_schedule(tiny.num_layers), prompt, sampling=sampling)

@@ -39,7 +39,7 @@ def texts(loaded, config):
     return {lane: trace.text(lane) for lane in trace.steps}, decoder, notes
 
 
-@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize("closed", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_what_was_not_warmed_up_is_eager_in_all_lanes_of_a_public_server(tiny, captured, capsys, closed):
     warm.warm_up(captured, closed)
     assert "10 minutes at most" in capsys.readouterr().err

@@ -132,6 +132,7 @@ def test_a_record_is_prompt_reply_and_their_tokens(tiny, whole, tmp_path):
     assert (header["revision"], header["seed"], header["temperature"]) == (tiny.revision, 3, 0.8)
 
 
+@pytest.mark.full
 def test_a_file_cut_at_any_byte_goes_on_to_the_uninterrupted_one(tiny, whole, tmp_path):
     content = whole.read_bytes()
     ends = [at + 1 for at, byte in enumerate(content) if byte == 10]

@@ -17,7 +17,7 @@ APP = ROOT / "app.py"
     ("options", "words"),
     [
         (["--model", "random:nope"], "no random shape 'nope'"),
-        (["--device", "toaster"], "unknown device 'toaster'"),
+        pytest.param(["--device", "toaster"], "unknown device 'toaster'", marks=pytest.mark.full),
     ],
 )
 def test_a_mistake_is_one_line(options, words):
