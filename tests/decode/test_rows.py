@@ -3,6 +3,7 @@ blocks give what their numbers give."""
 
 import contextlib
 import ctypes
+import functools
 import platform
 import shutil
 from pathlib import Path
@@ -37,31 +38,38 @@ LESSER = ("plain", "avx2", "avx512")  # tests/package/test_kernels.py has all
 
 
 @pytest.fixture(scope="module")
-def paths(tmp_path_factory):
-    """By name a library of each path that runs here, with a pool of its own."""
-    folder, libraries = tmp_path_factory.mktemp("paths"), {}
-    for name in (*OWN, *LESSER):
-        path = folder / f"{name}.so"
+def path(tmp_path_factory):
+    """The library of a path by name, with a pool of its own; None where it does not run here."""
+    folder = tmp_path_factory.mktemp("paths")
+
+    @functools.cache
+    def build(name):
+        file = folder / f"{name}.so"
         if name in OWN:
-            shutil.copy(library()._name, path)
+            shutil.copy(library()._name, file)
         elif platform.machine() == "x86_64":
             flags = (*loader.FLAGS, *loader._processor_flags(loader.PATHS[name]))
-            loader.compile_library(loader.find_compiler(), flags, path)
+            loader.compile_library(loader.find_compiler(), flags, file)
         with contextlib.suppress(LoraDropError):  # another family, or it has not these instructions
-            libraries[name] = loader.bind(path)
-            libraries[name].ld_threads(1 if name == "one thread" else 2)
-    return libraries
+            built = loader.bind(file)
+            built.ld_threads(1 if name == "one thread" else 2)
+            return built
+        return None
+
+    return build
 
 
-@pytest.fixture(scope="module", params=[*OWN, *LESSER])
-def fresh(request, paths):
+# Each lesser path is compiled, which takes ten seconds.
+@pytest.fixture(scope="module", params=[*OWN, *(pytest.param(name, marks=pytest.mark.full) for name in LESSER)])
+def fresh(request, path):
     """The library, and as it is for lesser processors than this one may be."""
-    if request.param not in paths:
+    if (built := path(request.param)) is None:
         pytest.skip("this processor has no such instructions")
-    return paths[request.param]
+    return built
 
 
-def test_every_path_that_this_processor_has_is_tested(paths, capsys):
+@pytest.mark.full
+def test_every_path_that_this_processor_has_is_tested(path, capsys):
     """By what the system says of it and not by what the library does; and the run lists them."""
     able = processor()
     best = "plain"
@@ -69,7 +77,7 @@ def test_every_path_that_this_processor_has_is_tested(paths, capsys):
         best = "avx2"
     if "avx512bw" in able:
         best = "avx512" + "-vnni" * ("avx512_vnni" in able) + "-bf16" * ("avx512_bf16" in able)
-    names = {name: one.ld_path().decode() for name, one in paths.items()}
+    names = {name: one.ld_path().decode() for name in (*OWN, *LESSER) if (one := path(name))}
     with capsys.disabled():
         print(f"\nC kernels tested: {', '.join(sorted(set(names.values())))}")
     if able:
