@@ -16,10 +16,11 @@ from typing import Any
 import torch
 
 from lora_drop.adapters.bank import AdapterBank
+from lora_drop.decode.logits import kl
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.models.load import LoadedModel
-from lora_drop.training.distill import Text, figures
+from lora_drop.training.distill import Text, both
 
 CANDIDATES = 6  # most layers that a round measures
 
@@ -82,10 +83,14 @@ def _cost(
         LoraDropError: it is not finite.
     """
     schedule = config.replace(drop_layers=dropped).schedule_for(loaded.num_layers)
-    total = figures(loaded, texts, schedule, bank)["kl"]
+    total = positions = 0.0
+    for tokens, prompt_tokens in texts:
+        ours, full, _ = both(loaded, tokens, prompt_tokens, schedule, bank)
+        total += float(kl(full, ours).sum())
+        positions += ours.shape[1]
     if not math.isfinite(total):
         raise LoraDropError(
             f"without layers {', '.join(map(str, dropped))} the KL is NaN or infinite: the model or the adapters "
             "overflow, so there is no order. Take adapters none, or try dtype float32."
         )
-    return total
+    return total / positions
