@@ -82,7 +82,7 @@ def distillation(
 
 
 @torch.no_grad()
-def figures(loaded: LoadedModel, texts: list[Text], schedule: Schedule, bank: AdapterBank | None) -> dict[str, float]:
+def figures(loaded: LoadedModel, texts: list[Text], schedule: Schedule, bank: AdapterBank) -> dict[str, float]:
     """Means over the LoRA steps of texts.
 
     Returns:
