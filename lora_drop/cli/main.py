@@ -24,7 +24,6 @@ from lora_drop.cli import (
     fetch,
     page,
     presets,
-    recommend,
     replay,
     run,
     space,
@@ -38,7 +37,7 @@ from lora_drop.runtime import VERSION, check_versions, one_line_warnings
 BAD_INPUT = 2
 INTERRUPTED = 130
 COMMANDS = (
-    *(run, page, evaluate, sweep, presets, recommend, compare, calibrate, bench, benchmark, drop_order),
+    *(run, page, evaluate, sweep, presets, compare, calibrate, bench, benchmark, drop_order),
     *(train, adapters, replay, diff, fetch, space, doctor),
 )
 

@@ -1,4 +1,4 @@
-"""`presets`: measure every preset, and store sample texts."""
+"""`presets`: measure every preset."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ COLUMNS: dict[str, Column] = {
 
 def add(commands: Commands) -> None:
     """Add the command's options."""
-    parser = add_command(commands, "presets", run, "measure every preset, and store texts that it writes")
+    parser = add_command(commands, "presets", run, "measure every preset")
     parser.add_data_options()
     parser.add_path(
         "--prompts", "FILE.jsonl", "answered freely, in a field prompt (default those settings are chosen on)"
     )
     parser.add_model_options()
-    parser.add_out("gets presets.json, samples.json and samples.md; goes on where it ended")
+    parser.add_out("gets presets.json; goes on where it ended")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -39,22 +39,17 @@ def run(args: argparse.Namespace) -> None:
     pairs = read_data(args)
     from lora_drop.evaluation.measure.pairs import read_prompts
     from lora_drop.evaluation.presets import measure_presets
-    from lora_drop.evaluation.samples import sample_presets
     from lora_drop.run.results.files import PRESETS_FILE
     from lora_drop.run.results.preset_results import reads_well
     from lora_drop.run.results.prompts import HELD_OUT
 
     prompts = read_prompts(args.prompts, "prompt") if args.prompts else HELD_OUT
     source = data_source(args) | {"file_sha256": hashlib.sha256(args.data.read_bytes()).hexdigest()}
-    with PRESETS_FILE.writing(args.out):
-        loaded = load(args)
-        with progress("rows") as show:
-            result = measure_presets(loaded, pairs, source, prompts, args.out, args.context_tokens, show)
-        with progress("texts") as show:
-            samples = sample_presets(loaded, args.out, show)
+    with PRESETS_FILE.writing(args.out), progress("rows") as show:
+        result = measure_presets(load(args), pairs, source, prompts, args.out, args.context_tokens, show)
     note(*result["notes"])
     if args.json:
-        print_json({"presets": result, "samples": samples})
+        print_json(result)
         return
     reading: dict[str, Column] = {
         "reads well": lambda row: "yes" if reads_well(row) else "no",

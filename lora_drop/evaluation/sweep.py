@@ -24,19 +24,22 @@ from lora_drop.evaluation.measure.point import (
     measure,
 )
 from lora_drop.evaluation.measure.texts import own_answers
-from lora_drop.evaluation.samples import sample_trace
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.method.fields import SCHEDULE
 from lora_drop.method.kinds import LayerList, Layers
 from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel
+from lora_drop.run.request import Request
 from lora_drop.run.results.files import CSV_NAME, SWEEP
 from lora_drop.run.results.prompts import HELD_OUT, SAMPLE_PROMPTS
 from lora_drop.run.results.store import Content, Row, Store, whole_setting
+from lora_drop.run.run import run
 from lora_drop.run.trace.records import BASELINE, LORA_DROP
+from lora_drop.run.trace.trace import Trace, gather
 
 OWN_PROMPTS = HELD_OUT[:6]  # few: a grid has many points
 SAMPLE_PROMPT = SAMPLE_PROMPTS[0]
+SAMPLE_SETTINGS: dict[str, Any] = {"max_new_tokens": 96, "temperature": 0.0, "seed": 0}
 AXES = (
     "reuse",
     "part",
@@ -161,6 +164,12 @@ def sweep(
         store.write(with_row(store.rows, row))
         progress(done, len(points))
     return content
+
+
+def sample_trace(loaded: LoadedModel, prompt: str, config: LoraDropConfig | None = None) -> Trace:
+    """The run of a sample: a config's, or the full model's."""
+    lanes = "lora-drop" if config else "baseline"
+    return gather(run(loaded, Request(prompt, config or LoraDropConfig(), **SAMPLE_SETTINGS, lanes=lanes)))
 
 
 def _content(

@@ -49,11 +49,10 @@ def command(tmp_path) -> Callable[[str], list[str]]:
     return arguments
 
 
-@pytest.mark.parametrize("name", ["sweep", "presets", "train", "recommend", "benchmark"])
+@pytest.mark.parametrize("name", ["sweep", "presets", "train", "benchmark"])
 def test_a_second_command_that_writes_to_one_folder_is_one_line(command, task_data, tmp_path, capsys, name):
     out, model = tmp_path / "out", ["--model", "random:tiny-llama", "--dtype", "float32"]
     others = {
-        "recommend": ["recommend", "--max-loss", "9", "--limit", "1", "--out", str(out), *model],
         "benchmark": ["benchmark", "--data-dir", str(task_data), "--limit", "1", "--out", str(out), *model],
     }
     with only_writer(out, "anything"):

@@ -14,7 +14,7 @@ from tests.support.fuzzing import HOSTILE, profile
 
 pytestmark = pytest.mark.full
 
-SLOW = {"presets", "bench", "calibrate", "recommend"}  # a whole run of them takes seconds
+SLOW = {"presets", "bench", "calibrate"}  # a whole run of them takes seconds
 WRITES = {"--out", "--trace", "--html", "--chrome"}
 UNBOUNDED = {"--rounds", "--max-tokens", "--self-generate", "--seconds"}  # who asks for a million may wait for them
 WORDS = [word for word in HOSTILE if "\x00" not in word]  # no program can be given a null byte
@@ -78,7 +78,6 @@ def test_any_words_are_no_command(argv, offline, capsys):
 
 ENDLESS = {
     "replay": ["/dev/zero"],
-    "recommend": ["--max-loss", "1", "--out", "x", "--before", "/dev/zero"],
     "train": [*TINY, "--out", "x", "--data", "/dev/zero"],
     "evaluate": [*TINY, "--prompt-field", "a", "--target-field", "b", "--data", "/dev/zero"],
 }

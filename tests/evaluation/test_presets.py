@@ -8,7 +8,6 @@ import pytest
 from lora_drop.cli.main import main
 from lora_drop.decode.head import CODE_BYTES
 from lora_drop.evaluation import presets as module
-from lora_drop.evaluation import samples
 from lora_drop.evaluation.measure import texts
 from lora_drop.method.cost import Corrections, ModelShape, speed_bound
 from lora_drop.method.presets import COMPARISONS, PRESETS, presets_for
@@ -65,16 +64,13 @@ def measure(capsys, data, out):
 
 @pytest.fixture
 def short(monkeypatch):
-    """Two prompts and few tokens: what is tested does not depend on how many."""
-    monkeypatch.setattr(samples, "SAMPLE_PROMPTS", SAMPLE_PROMPTS[:2])
-    monkeypatch.setattr(samples, "SETTINGS", samples.SETTINGS | {"max_new_tokens": 12})
+    """Two prompts and short answers: what is tested does not depend on how many."""
     monkeypatch.setattr(prompts, "HELD_OUT", HELD_OUT[:2])
     monkeypatch.setattr(texts, "ANSWER_TOKENS", 24)
 
 
-def test_rows_have_adapters_and_none_and_samples_are_those_of_run(data, bank, short, tmp_path, capsys):
-    result, _ = measure(capsys, data, tmp_path / "out")
-    content = result["presets"]
+def test_rows_have_adapters_and_none(data, bank, short, tmp_path, capsys):
+    content, _ = measure(capsys, data, tmp_path / "out")
     assert content == json.loads((tmp_path / "out" / "presets.json").read_text())
     found = [(row["preset"], row["adapters"]) for row in content["rows"]]
     # On this model `gentle` and `lossless` drop nothing, and so take no adapters.
@@ -88,40 +84,21 @@ def test_rows_have_adapters_and_none_and_samples_are_those_of_run(data, bank, sh
     assert "free_regret" in rows["fast", "ours"] and "free_regret" in rows["fast", "none"]
     assert all("own_loss_low" in row and "loss_low" in row for row in content["rows"])
     assert rows["fast", "ours"]["all_steps_kl"] != rows["fast", "none"]["all_steps_kl"]
-    texts = result["samples"]["samples"]
-    assert [s["lane"] for s in texts] == ["baseline", *PRESETS] * 2, "unpicked"
-    assert result["samples"]["settings"] == {"max_new_tokens": 12, "temperature": 0.0, "seed": 0}
-    run = ["run", "--prompt", SAMPLE_PROMPTS[1], *TINY, "--max-new-tokens", "12", "--preset", "balanced", "--json"]
-    assert main(run) == 0
-    alone = json.loads(capsys.readouterr().out)
-    ours = next(s for s in texts if s["lane"] == "balanced" and s["prompt"] == SAMPLE_PROMPTS[1])
-    assert (ours["text"], ours["first_divergence"]) == (alone["lora_drop"]["text"], alone["first_divergence"])
-    assert ours["collapsed"] == alone["lora_drop"]["collapsed"] and ours["adapters"] == "ours"
-    written = (tmp_path / "out" / "samples.md").read_text()
-    assert all(f"## {prompt}" in written for prompt in SAMPLE_PROMPTS[:2])
-    assert written.count("```text") == len(texts) and "**balanced, adapters ours: " in written
 
 
 def test_free_answers_are_to_the_prompts_that_are_named(data, bank, short, tmp_path, capsys):
     asked = tmp_path / "asked.jsonl"
     asked.write_text('{"prompt": "Why?"}\n{"prompt": "How?"}\n{"prompt": "When?"}\n')
     assert main(command(data, tmp_path / "out", "--prompts", str(asked), "--json")) == 0
-    content = json.loads(capsys.readouterr().out)["presets"]
+    content = json.loads(capsys.readouterr().out)
     assert content["data"]["own"]["prompts"] == 3 and {row["free_texts"] for row in content["rows"]} == {3}
     assert all(row["free_regret_low"] <= row["free_regret"] <= row["free_regret_high"] for row in content["rows"])
-
-
-def test_a_text_cannot_close_its_fence():
-    sample = {"prompt": "p", "lane": "baseline", "text": "a\n````\nb", "first_divergence": None}
-    about = {"settings": samples.SETTINGS, "model": {"id": "m", "dtype": "d"}, "device": {"name": "n"}}
-    [text] = samples._markdown(about | {"samples": [sample]}).values()
-    assert "`````text\na\n````\nb\n`````\n" in text
 
 
 def test_a_killed_measurement_goes_on_and_what_is_out_of_date_is_renewed(
     data, bank, short, tmp_path, capsys, monkeypatch
 ):
-    out, real, real_answer, calls = tmp_path / "out", module.measure, samples._answer, []
+    out, real, calls = tmp_path / "out", module.measure, []
 
     def measure_at_most(count):
         def dies(loaded, point, *rest, **more):
@@ -138,35 +115,17 @@ def test_a_killed_measurement_goes_on_and_what_is_out_of_date_is_renewed(
     assert len(json.loads((out / "presets.json").read_text())["rows"]) == 3
     capsys.readouterr()
     measure_at_most(9)
-    answered = []
+    whole, err = measure(capsys, data, out)
+    assert len(calls) == 6 and "3 of 9 rows" in err
 
-    def dies_answering(loaded, prompt, lane, *rest):
-        if len(answered) == 4:
-            raise KeyboardInterrupt
-        answered.append(lane)
-        return real_answer(loaded, prompt, lane, *rest)
-
-    monkeypatch.setattr(samples, "_answer", dies_answering)
-    assert main(command(data, out)) == 130
-    assert len(calls) == 6 and answered == ["baseline", "balanced", "fast", "lossless"]
-    assert "3 of 9 rows" in capsys.readouterr().err
-    answered.clear()
-    monkeypatch.setattr(samples, "_answer", lambda *args: answered.append(args[2]) or real_answer(*args))
-    whole, _ = measure(capsys, data, out)
-    assert len(calls) == 6 and answered == ["baseline", "gentle", "memory", "paper", "baseline", *PRESETS]
-
-    # The bank is trained further: its rows and texts are renewed, the others stay.
+    # The bank is trained further: its rows are renewed, the others stay.
     bank(seed=1)
     calls.clear()
-    answered.clear()
     renewed, _ = measure(capsys, data, out)
-    assert calls == [("residual", "ours")] * 3 and answered == ["baseline", "balanced", "fast", "memory"] * 2
-    rows = [content["presets"]["rows"] for content in (whole, renewed)]
+    assert calls == [("residual", "ours")] * 3
+    rows = [content["rows"] for content in (whole, renewed)]
     assert [a == b for a, b in zip(*rows, strict=True)] == [False, True, False, True, True, True, False, True, True]
-    assert sorted(path.name for path in out.iterdir()) == ["presets.json", "samples.json", "samples.md"]
+    assert sorted(path.name for path in out.iterdir()) == ["presets.json"]
 
     assert main(command(data, out, "--context-tokens", "5")) == 2
     assert "out already holds presets of another settings" in capsys.readouterr().err
-    (out / "samples.json").write_text("[]")
-    assert main(command(data, out)) == 2
-    assert "samples.json is not a samples.json of the presets command" in capsys.readouterr().err

@@ -22,10 +22,6 @@ COMMANDS = {
     "sweep": [*DATA, *TINY, "--drop-ratios", "0.5", "--periods", "2", "--out", "swept"],
     "presets": [*DATA, *TINY, "--out", "measured"],
     "sweep-figures": ["swept", "--out", "drawn"],
-    "recommend": [
-        *(*TINY, "--max-loss", "9", "--out", "sought", "--limit", "1"),
-        *("--counts", "1", "--periods", "2", "--accepts", "0", "--entropies", "off", "--heads", "full"),
-    ],
     "calibrate": [*TINY, "--seconds", "0.001"],
     "bench": [*TINY, "--prompt-tokens", "2", "--new-tokens", "3", "--rounds", "1", "--no-hf"],
     "benchmark": ["--data-dir", "tasks", "--out", "scores", *TINY, "--limit", "1", "--max-new-tokens", "2"],

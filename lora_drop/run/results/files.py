@@ -12,7 +12,7 @@ from lora_drop.method.methods import METHODS
 from lora_drop.method.settings import settings_of
 from lora_drop.run.results.store import Kind, Number, Shape
 
-CSV_NAME, SAMPLES_TEXT, TABLE_NAME, RECORDS_NAME = "sweep.csv", "samples.md", "benchmark.md", "records.jsonl"
+CSV_NAME, TABLE_NAME, RECORDS_NAME = "sweep.csv", "benchmark.md", "records.jsonl"
 
 
 def _shape(_base: type[Shape] = Shape, /, **parts: Any) -> type[Shape]:
@@ -51,23 +51,8 @@ SWEEP = Kind(
     keeps=("notes", "sample"),
 )
 
-# ---- presets and a search: a row holds a setting by its differences from the defaults ----
+# ---- presets: a row holds a setting by its differences from the defaults ----
 
-_Measured = _shape(
-    config=_shape(accept=(Number, 0.0)),  # decides which loss counts
-    adapters=str,
-    adapters_fingerprint=str | None,
-    speedup=Number | None,
-    kv_saved=Number | None,
-    accepted=(Number | None, None),
-    # An old row without adapters has no free text.
-    own_all_steps_kl=(Number | None, None),
-    free_regret=(Number | None, None),
-    free_repeated_4grams=(Number | None, None),
-    free_repeated_4grams_baseline=(Number | None, None),
-    free_texts=(Number | None, None),
-    free_collapsed=(Number | None, None),
-)
 PRESETS_FILE = Kind(
     *("presets.json", "presets", "presets", "lora-drop-presets", 2),
     _shape(
@@ -75,15 +60,24 @@ PRESETS_FILE = Kind(
         device=_shape(name=str),
         data=_shape(file=str, own=_shape(prompts=Number)),
         date=str,
-        rows=_many(_shape(_Measured, preset=str, bound=Number)),
-    ),
-)
-SEARCH = Kind(
-    *("recommend.json", "recommend", "a search", "lora-drop-recommend", 1),
-    _shape(
-        **_ABOUT,
         rows=_many(
-            _shape(_Measured, speedup=Number, bound=Number, accept=Number, period=Number, layers_dropped=Number)
+            _shape(
+                preset=str,
+                config=_shape(accept=(Number, 0.0)),  # decides which loss counts
+                adapters=str,
+                adapters_fingerprint=str | None,
+                speedup=Number | None,
+                bound=Number,
+                kv_saved=Number | None,
+                accepted=(Number | None, None),
+                # An old row without adapters has no free text.
+                own_all_steps_kl=(Number | None, None),
+                free_regret=(Number | None, None),
+                free_repeated_4grams=(Number | None, None),
+                free_repeated_4grams_baseline=(Number | None, None),
+                free_texts=(Number | None, None),
+                free_collapsed=(Number | None, None),
+            )
         ),
     ),
 )
@@ -161,7 +155,7 @@ SHAPES = Kind(
 # ---- texts that the presets write; without a config a sample is the full model's ----
 
 SAMPLES = Kind(
-    *("samples.json", "presets", "samples", "lora-drop-samples", 1),
+    *("samples.json", "samples", "samples", "lora-drop-samples", 1),
     _shape(
         model=_shape(revision=str),
         samples=_many(

@@ -1,4 +1,4 @@
-"""Figures of a sweep, or of a search: its map over drop ratio and period, and speed against quality.
+"""Figures of a sweep: its map over drop ratio and period, and speed against quality.
 
 Every number drawn comes from the results; the paper's own (`lora_drop.method.paper`) are labelled as the paper's.
 """
@@ -45,9 +45,6 @@ PANELS = (
 )
 MARKS = ("circle", *(sign for sign in SIGNS if sign != "tick"))
 SPEED = "times the full model's speed"
-GROUPED = ("refresh", "accept", "head")  # of a search
-HEAD_ONLY = "full model, screened head (not LoRA-Drop's gain)"
-BEYOND = 3  # how many times the worst loss of a candidate an earlier preset may lose, to have room in the figure
 
 
 def write_figures(sweep: dict[str, Any], folder: Path, theme: str = "light") -> list[Path]:
@@ -59,15 +56,6 @@ def write_figures(sweep: dict[str, Any], folder: Path, theme: str = "light") -> 
     chosen = groups(sweep) or [Group("any rule", "any part", "none", "")]
     drawn = {f"map-{number}.svg": sweep_map(sweep, group, theme) for number, group in enumerate(chosen, start=1)}
     return _write(drawn | {f"pareto-{quality}.svg": pareto(sweep, quality, theme) for quality in QUALITIES}, folder)
-
-
-def write_frontier(result: dict[str, Any], folder: Path) -> list[Path]:
-    """Write `frontier.svg`, see `frontier_figure`.
-
-    Raises:
-        LoraDropError: the folder cannot be written.
-    """
-    return _write({"frontier.svg": frontier_figure(result)}, folder)
 
 
 def _write(drawn: dict[str, str], folder: Path) -> list[Path]:
@@ -95,9 +83,9 @@ def sweep_map(sweep: dict[str, Any], group: Group, theme: str = "light") -> str:
         if group_of(row) == group or (is_baseline(row) and group_of(row)[:2] == group[:2])
     }
     svg, title = Svg(WIDTH, theme), f"LoRA-Drop sweep: {_label_of(group)}"
-    top = _heading(svg, title, provenance(sweep))
+    top = heading(svg, title, provenance(sweep))
     if not cells:
-        return _message(svg, top, title, "This sweep has no point of this rule yet.")
+        return message(svg, top, title, "This sweep has no point of this rule yet.")
     ratios, periods = (sorted(set(values)) for values in zip(*cells, strict=True))
     spans = _spans(cells.values())
     width, height = (WIDTH - 2 * EDGE) / 3, 60 + 44 * len(periods) + 44
@@ -220,15 +208,15 @@ def pareto(sweep: dict[str, Any], quality: str = "agreement", theme: str = "ligh
     missing = len(dropping) - len(points)
     about = provenance(sweep) + (f" · {missing} points without a value are left out" if missing else "")
     svg = Svg(NARROW if narrow else WIDTH, theme)
-    top = EDGE if narrow else _heading(svg, title, about)
+    top = EDGE if narrow else heading(svg, title, about)
     if not points:
-        return _message(svg, top, title, "This sweep has no point with a speed and a quality yet.")
+        return message(svg, top, title, "This sweep has no point with a speed and a quality yet.")
     speeds = [1.0, *(row.speedup for row in paper.ROWS)]
     speeds += [value for row in points for name in ("speedup", "bound") if (value := value_of(row, name)) is not None]
     left, span = EDGE + (90 if narrow else 130), (min(speeds) - 0.05, max(speeds) + 0.2)
     top = _add_paper(svg, Box(left, top, svg.width - left - EDGE, 0), span, narrow)
     values = [row[column] for row in points]
-    low, high = _spread(values)
+    low, high = spread(values)
     ends = (low, high) if quality == "agreement" else (high, low)  # a loss is better the lower it is
     axes = Axes(svg, Box(left, top + 16, svg.width - left - EDGE, 300 if narrow else 430), span, ends)
     axes.draw(SPEED, y_title, "{:g}x".format, percent if quality == "agreement" else "{:g}".format, size=TEXT - 2)
@@ -240,7 +228,7 @@ def pareto(sweep: dict[str, Any], quality: str = "agreement", theme: str = "ligh
             bound = value_of(row, "bound")
             _add_point(axes, row["speedup"], bound, row[column], sign, "lora-drop", _words_of(row))
     front = frontier(points, lambda row: row[column] if quality == "agreement" else -row[column])
-    _add_front(axes, front, column, None if narrow else "p {drop_ratio:g}, w {period:g}")
+    add_front(axes, front, column, None if narrow else "p {drop_ratio:g}, w {period:g}")
     svg.line([(axes.x(1), axes.box.y), (axes.x(1), axes.box.y + axes.box.height)], "muted", 1)
     keys += [Key("hollow: the bound", "muted", "circle-open"), Key("the PAPER'S own points", "ink", "tick")]
     keys.append(Key("Pareto front", "ink", "dash"))
@@ -248,7 +236,7 @@ def pareto(sweep: dict[str, Any], quality: str = "agreement", theme: str = "ligh
     return svg.write(bottom + EDGE, title)
 
 
-def _spread(values: list[float]) -> tuple[float, float]:
+def spread(values: list[float]) -> tuple[float, float]:
     """Ends of an axis, with some room beyond the values."""
     room = 0.06 * (max(values) - min(values)) or 0.05
     return min(values) - room, max(values) + room
@@ -263,7 +251,7 @@ def _add_point(axes: Axes, speed: float, bound: float | None, value: float, sign
     axes.svg.mark(x, y, sign, color, hover=hover)
 
 
-def _add_front(axes: Axes, front: list[Row], column: str, label: str | None) -> None:
+def add_front(axes: Axes, front: list[Row], column: str, label: str | None) -> None:
     """The steps through a front's points, slowest first, and a label at each that is clear of the last one labelled.
 
     Args:
@@ -305,89 +293,6 @@ def _add_paper(svg: Svg, box: Box, span: tuple[float, float], narrow: bool) -> f
     for at, model in enumerate(models):
         svg.text(box.x - 8, axes.y(at) + 4, model, TEXT - 2, "muted", text_anchor="end")
     return axes.box.y + axes.box.height
-
-
-def frontier_figure(result: dict[str, Any], theme: str = "light") -> str:
-    """Measured speed, with its interval, against quality loss; better is up and to the right.
-
-    A sign for each refresh and `accept`, hollow with a screened head. The full model with a screened head has a sign
-    of its own and is no part of the front; nor are the presets of an earlier file, in grey.
-
-    Args:
-        result: `rows` with `loss` and `head_only`, `limits`, the `recommended` setting or None, and the rows `before`,
-            with `preset` and `loss`.
-        theme: `light` or `dark`.
-    """
-    svg, title = Svg(WIDTH, theme), "LoRA-Drop settings: speed against quality loss"
-    rows = [row for row in result["rows"] if None not in (value_of(row, "speedup"), value_of(row, "loss"))]
-    worst = max((row["loss"] for row in rows), default=0)
-    losing = [row for row in result["before"] if value_of(row, "loss") is not None]
-    before = [row for row in losing if row["loss"] <= BEYOND * worst]
-    missing = f" · {len(losing) - len(before)} presets before lie below" if len(losing) > len(before) else ""
-    top = _heading(svg, title, provenance(result) + missing)
-    if not rows:
-        return _message(svg, top, title, "No setting has a speed and a loss yet.")
-    names = ("speedup", "speedup_low", "speedup_high")
-    speeds = [
-        1.0,
-        *(value for row in [*rows, *before] for name in names if (value := value_of(row, name)) is not None),
-    ]
-    limits = {result["limits"][name]: words for name, words in (("regret", "limit with accept"), ("loss", "limit"))}
-    low, high = _spread([row["loss"] for row in [*rows, *before]] + list(limits))
-    axes = Axes(svg, Box(EDGE + 70, top + 8, WIDTH - 2 * EDGE - 70, 480), _spread(speeds), (high, low))
-    axes.draw(SPEED, "KL, nats per token (regret where accept is on)", "{:g}x".format, size=TEXT - 2)
-    candidates = [row for row in rows if not row["head_only"]]
-    rules = sorted({(row["refresh"], row["accept"]) for row in candidates})
-    keys = [Key("presets before", "muted", "cross")] if before else []
-    for row in before:
-        _add_setting(axes, row, "cross", "muted", f"before: {row['preset']}")
-    for refresh, accept, head in sorted({tuple(row[name] for name in GROUPED) for row in candidates}):
-        sign = MARKS[rules.index((refresh, accept)) % len(MARKS)] + ("" if head == "full" else "-open")
-        keys.append(Key(f"{refresh} · accept {accept:g} · head {head}", "lora-drop", sign))
-        for row in candidates:
-            if tuple(row[name] for name in GROUPED) == (refresh, accept, head):
-                _add_setting(axes, row, sign, "lora-drop", _setting_words(row))
-    for row in (row for row in rows if row["head_only"]):
-        _add_setting(axes, row, "plus", "ink", _setting_words(row))
-    keys += [Key(HEAD_ONLY, "ink", "plus")] if any(row["head_only"] for row in rows) else []
-    _add_front(axes, frontier(candidates, lambda row: -row["loss"]), "loss", "{layers_dropped} layers, w {period}")
-    keys.append(Key("Pareto front", "ink", "dash"))
-    for row in (row for row in candidates if row["config"] == result["recommended"]):
-        svg.mark(axes.x(row["speedup"]), axes.y(row["loss"]), "circle", "good", 12, hollow=True)
-        keys.append(Key("the fastest within the limit", "good", "circle-open"))
-    right = axes.box.x + axes.box.width
-    for limit, words in limits.items():
-        y = axes.y(limit)
-        svg.line([(axes.box.x, y), (right, y)], "bad", 1, stroke_dasharray="6 4")
-        svg.text(right - 4, y - 5, words, TEXT - 2, "bad", text_anchor="end")
-    svg.line([(axes.x(1), axes.box.y), (axes.x(1), axes.box.y + axes.box.height)], "muted", 1)
-    bottom = svg.legend(EDGE, axes.box.y + axes.box.height + 48, keys, WIDTH - 2 * EDGE, TEXT - 2)
-    return svg.write(bottom + EDGE, title)
-
-
-def _add_setting(axes: Axes, row: Row, sign: str, color: str, hover: str) -> None:
-    """A point with the interval of its speed."""
-    low, high = (value_of(row, name) or row["speedup"] for name in ("speedup_low", "speedup_high"))
-    y = axes.y(row["loss"])
-    axes.svg.line([(axes.x(low), y), (axes.x(high), y)], color, 1)
-    hollow = sign.endswith("-open")
-    axes.svg.mark(axes.x(row["speedup"]), y, sign.removesuffix("-open"), color, hollow=hollow, hover=hover)
-
-
-def _setting_words(row: Row) -> str:
-    """The text at a point of a search, in lines."""
-    skipped = "the whole model, head screened" if row["head_only"] else f"{row['layers_dropped']} layers skipped"
-    low, high = (written(row, name, times) for name in ("speedup_low", "speedup_high"))
-    return "\n".join(
-        [
-            f"{skipped}, w {row['period']}, refresh {row['refresh']}, accept {row['accept']:g}",
-            f"head {row['head']}, early refresh at entropy {written(row, 'refresh_entropy', '{:g}'.format)}, "
-            f"adapters {row['adapters']}",
-            f"{'regret' if row['accept'] else 'quality loss'} {written(row, 'loss', '{:.3f}'.format)} nats per token",
-            f"speed {written(row, 'speedup', times)} ({low} to {high}), bound {written(row, 'bound', times)}, "
-            f"drafts accepted {written(row, 'accepted', percent)}, KV saved {written(row, 'kv_saved', percent)}",
-        ]
-    )
 
 
 def _words_of(row: Row) -> str:
@@ -434,14 +339,14 @@ def provenance(sweep: dict[str, Any]) -> str:
     return " · ".join(map(str, parts))
 
 
-def _heading(svg: Svg, title: str, subtitle: str) -> float:
+def heading(svg: Svg, title: str, subtitle: str) -> float:
     """Title and subtitle of a figure; returns their bottom."""
     svg.text(EDGE, EDGE + TITLE, title, TITLE, width=svg.width - 2 * EDGE, bold=True)
     svg.text(EDGE, EDGE + TITLE + 24, subtitle, TEXT, "muted", svg.width - 2 * EDGE)
     return EDGE + TITLE + 40
 
 
-def _message(svg: Svg, top: float, label: str, words: str) -> str:
+def message(svg: Svg, top: float, label: str, words: str) -> str:
     """A figure with a message and no data."""
     svg.text(svg.width / 2, top + 60, words, TEXT, width=svg.width - 2 * EDGE, text_anchor="middle")
     return svg.write(top + 120, label)

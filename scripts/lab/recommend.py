@@ -1,22 +1,32 @@
-"""`recommend`: measure settings and name the fastest within a limit."""
+"""Measure settings and name the fastest within a limit.
+
+    python -m scripts.lab.recommend --max-loss 0.15 --out my-search
+
+Writes recommend.json and frontier.svg, and goes on where it ended.
+"""
 
 from __future__ import annotations
 
 import argparse
 import shlex
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Sequence
+from typing import Any
 
-from lora_drop.cli.arguments import Commands, add_command, load, read_data_prompts
-from lora_drop.cli.output import Row, cell, note, print_json, print_table, progress, spread
+from lora_drop.cli.arguments import Parser, load, read_data_prompts
+from lora_drop.cli.output import Row, cell, note, print_table, progress, spread
 from lora_drop.errors import LoraDropError
 from lora_drop.method.fields import SCHEDULE, Setting, read_layer_order
 from lora_drop.method.kinds import Whole
 from lora_drop.method.presets import config_from
 from lora_drop.method.schedule import TRIGGERS
 from lora_drop.method.settings import BY_NAME, settings_of
-
-if TYPE_CHECKING:
-    from lora_drop.evaluation.search import Axes, Search
+from lora_drop.paths import write_files
+from lora_drop.run.results.files import PRESETS_FILE
+from lora_drop.run.results.preset_results import credible_speed
+from scripts.lab import exit_code
+from scripts.lab.frontier import frontier_figure
+from scripts.lab.search import SEARCH, Axes, Limits, Search, loss_of, search
 
 COMMON = ("layers", "reuse", "part", "adapters", "parts")  # settings that all candidates share
 COUNTS = Setting("counts", SCHEDULE, Whole(1, 100_000), None, "how many layers are skipped")
@@ -32,11 +42,11 @@ LISTS = {
 }
 
 
-def add(commands: Commands) -> None:
-    """Add the command's options."""
-    parser = add_command(commands, "recommend", run, "measure settings and name the fastest within a limit")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; returns the exit code."""
+    parser = Parser(prog="python -m scripts.lab.recommend", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--max-loss", type=float, metavar="NATS", help="most quality loss on the full model's own answers, e.g. 0.15"
+        "--max-loss", type=float, required=True, metavar="NATS", help="most loss on the full model's own answers"
     )
     parser.add_argument(
         "--max-regret", type=float, metavar="NATS", help="most regret of a setting with accept (default --max-loss)"
@@ -53,19 +63,14 @@ def add(commands: Commands) -> None:
     parser.add_argument("--limit", type=int, help="only the first N prompts")
     parser.add_argument("--context-tokens", type=int, help="keep only the prompt's last N tokens")
     parser.add_path("--before", "PRESETS.json", "presets to show beside, in grey")
-    parser.add_path("--out", "DIR", "gets recommend.json and frontier.svg; goes on where it ended")
+    parser.add_out("gets recommend.json and frontier.svg; goes on where it ended")
+    return exit_code(parser, run, argv)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command."""
-    if args.max_loss is None or args.out is None:
-        raise LoraDropError("name a limit and a folder: --max-loss NATS --out DIR.")
+    """Search, draw the frontier and print it."""
     base = config_from({name: getattr(args, name) for name in COMMON}, args.model)
     prompts = read_data_prompts(args)
-    from lora_drop.evaluation.search import Limits, loss_of, search
-    from lora_drop.run.exports.figures.sweep import write_frontier
-    from lora_drop.run.results.files import PRESETS_FILE, SEARCH
-
     limits = Limits(args.max_loss, args.max_loss if args.max_regret is None else args.max_regret)
     axes, order = _axes(args), read_layer_order(args.drop_order)
     before = PRESETS_FILE.read(args.before)["rows"] if args.before else []
@@ -73,20 +78,15 @@ def run(args: argparse.Namespace) -> None:
     with SEARCH.writing(args.out), progress("settings") as show:
         state = search(load(args), base, axes, limits, prompts, source, args.out, order, args.context_tokens, show)
         presets = [row | {"loss": loss_of(row)} for row in before]
-        write_frontier(state.figures() | {"before": presets}, args.out)
+        write_files({args.out / "frontier.svg": frontier_figure(state.figures() | {"before": presets})})
     note(*state.content["notes"])
     if state.recommended is None:
         raise LoraDropError("no setting stays within that limit: relax it, or train adapters.")
-    if args.json:
-        print_json(state.content)
-    else:
-        _show(state)
+    _show(state)
 
 
 def _axes(args: argparse.Namespace) -> Axes:
     """The values of the list options. Raises LoraDropError: one cannot be read."""
-    from lora_drop.evaluation.search import Axes
-
     values: dict[str, list[Any]] = {}
     for name, (one, *_) in LISTS.items():
         if (text := getattr(args, name)) is not None:
@@ -95,14 +95,11 @@ def _axes(args: argparse.Namespace) -> Axes:
     return Axes(**values)
 
 
-def _show(search: Search) -> None:
-    from lora_drop.evaluation.search import loss_of
-    from lora_drop.run.results.preset_results import credible_speed
-
-    best = search.recommended
+def _show(state: Search) -> None:
+    best = state.recommended
     assert best is not None
     print_table(
-        search.frontier,
+        state.frontier,
         {
             "skipped": ("layers_dropped",),
             "period": ("period",),
@@ -127,20 +124,24 @@ def _show(search: Search) -> None:
     kind = "regret" if best["accept"] else "quality loss"
     print(
         f"{best['speedup']:.2f}x for a {kind} of {loss_of(best):.3f} nats a token, KV saved {best['kv_saved']:.1%}; "
-        f"adapters {best['adapters']}, {best['decoder']} on {search.content['device']['name']}; "
-        f"{len(search.rows)} settings measured, {len(search.content['left_out'])} left out by their bound"
+        f"adapters {best['adapters']}, {best['decoder']} on {state.content['device']['name']}; "
+        f"{len(state.rows)} settings measured, {len(state.content['left_out'])} left out by their bound"
     )
-    if search.head_only:
-        alone = search.head_only["speedup"]
-        print(f"the screened head alone: {alone:.2f}x, loss {loss_of(search.head_only):.3f}", end="")
+    if state.head_only:
+        alone = state.head_only["speedup"]
+        print(f"the screened head alone: {alone:.2f}x, loss {loss_of(state.head_only):.3f}", end="")
         print(f"; LoRA-Drop beyond it {best['speedup'] / alone:.2f}x" if best["head"] == "screened" else "")
     if best["speedup"] <= 1:
         print("it gains no time")
-    if noisy := sum(credible_speed(row) < row["speedup"] for row in search.rows):
-        note(f"{noisy} of {len(search.rows)} speeds lie beyond their bounds, by chance: measure on an idle machine.")
+    if noisy := sum(credible_speed(row) < row["speedup"] for row in state.rows):
+        note(f"{noisy} of {len(state.rows)} speeds lie beyond their bounds, by chance: measure on an idle machine.")
 
 
 def _triggers(row: Row) -> str:
     """The thresholds for early refreshes, `entropy 1`; a dash if there is none."""
     thresholds = [f"{name} {row[f'refresh_{name}']:g}" for name in TRIGGERS if row[f"refresh_{name}"] is not None]
     return ", ".join(thresholds) or "-"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,29 +1,33 @@
 """Write what the full model and each preset answer to `SAMPLE_PROMPTS`: all of them, greedy, none picked.
 
-`samples.json` is for the page, `samples.md` the same for reading.
+    python -m scripts.lab.samples --out assets/presets
+
+`samples.json` is for the page, `samples.md` the same for reading. Both are whole after each text, and the script
+goes on where it ended.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+from lora_drop.cli.arguments import Parser, load
+from lora_drop.cli.output import progress
 from lora_drop.evaluation.measure.point import Point, check_point, circumstances
-from lora_drop.method.config import LoraDropConfig
+from lora_drop.evaluation.sweep import SAMPLE_SETTINGS, sample_trace
 from lora_drop.method.presets import presets_for
 from lora_drop.models.load import LoadedModel
-from lora_drop.run.request import BASELINE, LORA_DROP, Request
-from lora_drop.run.results.files import SAMPLES, SAMPLES_TEXT
+from lora_drop.run.request import BASELINE, LORA_DROP
+from lora_drop.run.results.files import SAMPLES
 from lora_drop.run.results.prompts import SAMPLE_PROMPTS
 from lora_drop.run.results.store import Content, Row, Store
-from lora_drop.run.run import run
-from lora_drop.run.trace.trace import Trace, first_divergence, gather
-
-SETTINGS: dict[str, Any] = {"max_new_tokens": 96, "temperature": 0.0, "seed": 0}
+from lora_drop.run.trace.trace import first_divergence
+from scripts.lab import exit_code
 
 
 def sample_presets(
@@ -43,7 +47,7 @@ def sample_presets(
     Raises:
         LoraDropError: see `measure_presets`.
     """
-    store = Store(SAMPLES, folder, SAMPLES.begin(circumstances(loaded), settings=SETTINGS), _markdown)
+    store = Store(SAMPLES, folder, SAMPLES.begin(circumstances(loaded), settings=SAMPLE_SETTINGS), _markdown)
     presets = presets_for(loaded.id)
     points = {name: check_point(loaded, preset.config, SAMPLE_PROMPTS[0]) for name, preset in presets.items()}
     lanes: dict[str, Point | None] = {BASELINE: None, **points}
@@ -61,12 +65,6 @@ def sample_presets(
             store.write(sample for sample in samples.values() if sample)
             progress(len(store.rows), len(samples))
     return store.content | {"samples": list(samples.values())}
-
-
-def sample_trace(loaded: LoadedModel, prompt: str, config: LoraDropConfig | None = None) -> Trace:
-    """The run of a sample: a config's, or the full model's."""
-    lanes = "lora-drop" if config else "baseline"
-    return gather(run(loaded, Request(prompt, config or LoraDropConfig(), **SETTINGS, lanes=lanes)))
 
 
 def _stored(store: Store, prompt: str, lane: str, point: Point | None) -> Row | None:
@@ -123,7 +121,7 @@ def _markdown(content: Content) -> dict[str, str]:
             lines += ["", f"## {prompt}"]
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", sample["text"])), default=0))
         lines += ["", f"**{_title(sample)}**", "", f"{fence}text", sample["text"], fence]
-    return {SAMPLES_TEXT: "\n".join(lines) + "\n"}
+    return {"samples.md": "\n".join(lines) + "\n"}
 
 
 def _title(sample: Row) -> str:
@@ -133,3 +131,21 @@ def _title(sample: Row) -> str:
         return f"full model{circles}"
     difference = "same tokens" if differs is None else f"differs from token {differs + 1} on"
     return f"{sample['lane']}, adapters {sample.get('adapters')}: {difference}{circles}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; returns the exit code."""
+    parser = Parser(prog="python -m scripts.lab.samples", description=__doc__.splitlines()[0])
+    parser.add_model_options()
+    parser.add_out("gets samples.json and samples.md")
+    return exit_code(parser, run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the samples that the folder lacks."""
+    with SAMPLES.writing(args.out), progress("texts") as show:
+        sample_presets(load(args), args.out, show)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

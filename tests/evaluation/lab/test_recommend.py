@@ -6,11 +6,12 @@ import json
 import pytest
 
 from lora_drop.cli.main import main
-from lora_drop.evaluation import search as module
 from lora_drop.evaluation.measure import texts
-from lora_drop.evaluation.search import Axes, Limits, candidates, loss_of, search
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.report.speed import BY_CHANCE
+from scripts.lab import search as module
+from scripts.lab.recommend import main as recommend
+from scripts.lab.search import Axes, Limits, candidates, loss_of, search
 from tests.support.parts import full_bank
 from tests.support.server import deep_model
 
@@ -40,18 +41,16 @@ def bank(tiny, tmp_path):
 
 
 def command(out, *argv):
-    return ["recommend", *TINY, "--limit", "2", "--out", str(out), *argv]
+    return [*TINY, "--limit", "2", "--out", str(out), *argv]
 
 
 def test_rows_are_what_evaluate_says_and_the_frontier_is_what_no_row_beats(bank, tmp_path, capsys):
     axes = ["--counts", "1,2", "--periods", "3", "--accepts", "0,0.5", "--adapters", bank(), "--drop-order", "4,2,3"]
     axes += ["--entropies", "off"]
     out = tmp_path / "out"
-    assert main(command(out, *axes, "--max-loss", "99", "--json")) == 0
-    captured = capsys.readouterr()
-    content = json.loads(captured.out)
-    assert content == json.loads((out / "recommend.json").read_text())
-    assert "of 9 settings" in captured.err and content["decoder"] and content["data"]["records"] == 2
+    assert recommend(command(out, *axes, "--max-loss", "99")) == 0
+    content = json.loads((out / "recommend.json").read_text())
+    assert "of 9 settings" in capsys.readouterr().err and content["decoder"] and content["data"]["records"] == 2
     *rows, alone = sorted(content["rows"], key=lambda row: -row["layers_dropped"])
     assert alone["config"] == content["head_only"] and alone["layers_dropped"] == 0 and alone["head"] == "screened"
     assert len(rows) + len(content["left_out"]) == 8 and {tuple(row["drop_layers"]) for row in rows} <= {(4,), (2, 4)}
@@ -74,7 +73,7 @@ def test_rows_are_what_evaluate_says_and_the_frontier_is_what_no_row_beats(bank,
 def test_the_words_are_a_setting_that_run_takes(bank, tmp_path, capsys):
     argv = ["--counts", "2", "--periods", "3", "--accepts", "0.1", "--heads", "screened", "--adapters", bank()]
     argv += ["--entropies", "1.5"]
-    assert main(command(tmp_path / "out", *argv, "--max-loss", "0", "--max-regret", "99")) == 0
+    assert recommend(command(tmp_path / "out", *argv, "--max-loss", "0", "--max-regret", "99")) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any("entropy 1.5" in line and "<- the fastest" in line for line in lines)
     flags = next(line for line in lines if line.startswith("--")).split()
@@ -196,13 +195,30 @@ def test_a_search_goes_on_where_it_ended_and_keeps_what_it_did_not_ask_for(found
 def test_a_folder_holds_one_search(found, tmp_path, capsys):
     found({}, {}, limit=1)
     axes = ["--counts", "1", "--periods", "2", "--adapters", "none", "--max-loss", "1"]
-    assert main(command(tmp_path / "out", *axes)) == 2
+    assert recommend(command(tmp_path / "out", *axes)) == 2
     assert "out already holds a search of another data: name another --out" in capsys.readouterr().err
 
 
 def test_nothing_within_the_limit_is_one_line_and_the_files_stay(tmp_path, capsys):
     argv = ["--counts", "2", "--periods", "3", "--accepts", "0", "--adapters", "none", "--max-loss", "0"]
     argv += ["--entropies", "off"]
-    assert main(command(tmp_path / "out", *argv)) == 2
+    assert recommend(command(tmp_path / "out", *argv)) == 2
     assert "no setting stays within that limit" in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["frontier.svg", "recommend.json"]
+
+
+@pytest.mark.parametrize(
+    "argv, line",
+    [
+        ("--max-loss -1", "max_loss must be a finite number from 0 upwards, got -1."),
+        ("--max-loss 1 --counts 9", "counts must lie between 1 and 2, the layers to choose from; got 9."),
+        ("--max-loss 1 --counts a", "counts must be a whole number from 1 to 100,000; got 'a'."),
+        ("--max-loss 1 --periods 1", "no combination skips a layer: take counts from 1, periods from 2"),
+        ("--max-loss 1 --heads screened --adapters none", "these adapters have no screened head: take heads full."),
+        ("--max-loss 1 --before gone.json", "cannot read gone.json: No such file or directory."),
+        ("", "the following arguments are required: --max-loss"),
+    ],
+)
+def test_a_mistake_is_one_line(argv, line, tmp_path, capsys):
+    assert recommend(command(tmp_path / "out", *argv.split())) == 2
+    assert capsys.readouterr().err.startswith(f"python -m scripts.lab.recommend: {line}")

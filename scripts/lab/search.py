@@ -29,10 +29,10 @@ from lora_drop.method.presets import BUNDLED_ORDER, EXACT
 from lora_drop.method.schedule import dropped_layers
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.report.speed import BY_CHANCE
-from lora_drop.run.results.files import SEARCH
 from lora_drop.run.results.preset_results import credible_speed
-from lora_drop.run.results.store import Content, Row, Store, is_setting
+from lora_drop.run.results.store import Content, Kind, Row, Shape, Store, is_setting
 
+SEARCH = Kind("recommend.json", "recommend", "a search", "lora-drop-recommend", 1, Shape)
 TIMED = 4  # prompts that the speed is measured on: with `accept` it depends on the text
 SHARES = (0.15, 0.3, 0.4)  # of the layers that can be skipped: the counts that are tried by default
 
