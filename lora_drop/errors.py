@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 MAX_CHARACTERS = 600  # of a message
 # The package itself, as in pyproject.toml: this program is not on the package index under a name of its own.
-GET_PAGE = "pip install 'gradio>=6.24,<7'"
+TESTED_GRADIO = "6.31"
+GET_PAGE = "pip install 'gradio>=6.31,<6.32'"
 
 
 class LoraDropError(ValueError):

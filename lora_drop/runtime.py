@@ -92,19 +92,28 @@ def check_versions(extra: str | None = None) -> None:
 
 def package_versions(extra: str | None = None) -> Iterator[dict[str, Any]]:
     """Each package that `check_versions` looks at: its name, `installed` (None if it is not), `floor` and `bounds`,
-    and `is_old`."""
+    `is_old` (below the floor) and `is_untested` (above what is allowed)."""
     from importlib.metadata import PackageNotFoundError, version
 
     from packaging.version import InvalidVersion, Version
 
     for requirement in _requirements(extra):
         floor = next((spec.version for spec in requirement.specifier if spec.operator == ">="), "0")
-        installed, is_old = None, False
+        installed, is_old, is_untested = None, False, False
         with contextlib.suppress(PackageNotFoundError, InvalidVersion):  # its import will fail, where it is needed
             installed = version(requirement.name)
-            is_old = Version(Version(installed).base_version) < Version(floor)  # a nightly 2.9.0.dev has what 2.9 has
+            base = Version(Version(installed).base_version)  # a nightly 2.9.0.dev has what 2.9 has
+            is_old = base < Version(floor)
+            is_untested = not is_old and base not in requirement.specifier
         bounds = ",".join(sorted(map(str, requirement.specifier), reverse=True))
-        yield dict(name=requirement.name, installed=installed, floor=floor, bounds=bounds, is_old=is_old)
+        yield {
+            "name": requirement.name,
+            "installed": installed,
+            "floor": floor,
+            "bounds": bounds,
+            "is_old": is_old,
+            "is_untested": is_untested,
+        }
 
 
 def _requirements(extra: str | None) -> Iterator[Requirement]:

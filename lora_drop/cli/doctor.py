@@ -104,6 +104,10 @@ def _problems(facts: Facts) -> Iterator[tuple[str, str]]:
     if old := [package for package in facts["packages"] if package["is_old"]]:
         names = " ".join(f"'{package['name']}>={package['floor']}'" for package in old)
         yield f"packages are older than this program needs: {names}", f"pip install {names}"
+    for package in facts["packages"]:
+        if package["is_untested"]:
+            allowed = f"'{package['name']}{package['bounds']}'"
+            yield f"{package['name']} {package['installed']} is not tested with this program", f"pip install {allowed}"
     if broken := facts.get("broken"):
         yield f"torch or transformers cannot be imported ({broken})", "install them again"
         return

@@ -97,7 +97,7 @@ def launch(
         inline: show the page in the cell of the notebook that calls this.
     """
     calls, policy = demo.calls, demo.policy
-    gradio_private.refuse_changes(policy.public)
+    gradio_private.refuse_untested(policy.public)
     gradio_private.ask_no_other_host()
     gradio_private.clean_prints()
     gradio_private.keep_no_values()

@@ -13,6 +13,9 @@ from lora_drop.cli.main import main
 from lora_drop.decode.native.loader import library
 from lora_drop.runtime import VERSION
 
+OLD = {"name": "torch", "installed": "1.0", "floor": "2.9", "bounds": ">=2.9", "is_old": True, "is_untested": False}
+NEW = {"name": "gradio", "installed": "6.40.1", "bounds": ">=6.31,<6.32", "is_old": False, "is_untested": True}
+
 
 def test_it_reports_in_full_and_keeps_secrets(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
@@ -45,7 +48,8 @@ def test_a_damaged_file_is_named(bundled, monkeypatch, capsys):
         ({"load": 1e3}, "load 1000.0"),
         ({"gpus": [{"name": "a card", "fault": "its driver is too old"}]}, "its driver is too old"),
         ({"broken": "ImportError: libcuda"}, "cannot be imported"),
-        ({"packages": [{"name": "torch", "floor": "9", "is_old": True}]}, "older than this program needs: 'torch>=9'"),
+        ({"packages": [OLD]}, "older than this program needs: 'torch>=2.9'"),
+        ({"packages": [NEW]}, "gradio 6.40.1 is not tested with"),
     ],
 )
 def test_each_problem_has_a_way_out(change, problem):
@@ -55,9 +59,8 @@ def test_each_problem_has_a_way_out(change, problem):
 
 
 def test_with_old_packages_it_still_answers(monkeypatch, capsys):
-    old = {"name": "torch", "installed": "1.0", "floor": "2.9", "bounds": ">=2.9", "is_old": True}
-    monkeypatch.setattr(runtime, "package_versions", lambda extra=None: [old])
-    monkeypatch.setattr(doctor, "package_versions", lambda extra=None: [old])
+    monkeypatch.setattr(runtime, "package_versions", lambda extra=None: [OLD])
+    monkeypatch.setattr(doctor, "package_versions", lambda extra=None: [OLD])
     runtime.check_versions.cache_clear()
     assert main(["fetch"]) == 2 and "torch 1.0 is installed" in capsys.readouterr().err
     assert main(["doctor"]) == 0 and "pip install 'torch>=2.9'" in capsys.readouterr().out

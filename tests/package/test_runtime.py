@@ -107,13 +107,21 @@ def test_a_version_that_will_do_passes(versions, installed):
     runtime.check_versions()
 
 
+@pytest.mark.parametrize(("installed", "is_untested"), [("6.31.0", False), ("6.31.4", False), ("6.32.0", True)])
+def test_a_version_above_the_bounds_passes_and_is_called_untested(versions, installed, is_untested):
+    versions("gradio>=6.31,<6.32\n", {"gradio": installed})
+    runtime.check_versions()
+    [package] = runtime.package_versions()
+    assert package["is_untested"] == is_untested
+
+
 def test_a_wheel_asks_by_its_metadata(versions, monkeypatch):
-    asked = ["torch<3,>=2.9", "gradio<7,>=6.24; extra == 'page'", 'lm-eval>=0.4.13; extra == "harness"']
+    asked = ["torch<3,>=2.9", "gradio<6.32,>=6.31; extra == 'page'", 'lm-eval>=0.4.13; extra == "harness"']
     versions("", {"torch": "2.9", "gradio": "5.1", "lm-eval": "0.1"})
     monkeypatch.setattr(paths, "CHECKOUT", None)
     monkeypatch.setattr(metadata, "requires", lambda name: asked if name == "lora-drop" else None)
     runtime.check_versions()
-    with pytest.raises(LoraDropError, match=r"^gradio 5.1 is installed, and 6.24 or newer is needed: pip [^;]*$"):
+    with pytest.raises(LoraDropError, match=r"^gradio 5.1 is installed, and 6.31 or newer is needed: pip [^;]*$"):
         runtime.check_versions("page")
 
 

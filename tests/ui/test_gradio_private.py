@@ -1,9 +1,8 @@
-"""What ui/serve/gradio_private.py changes inside of Gradio is still there, and still does what is said of it."""
+"""What ui/serve/gradio_private.py changes inside of Gradio does what is said of it."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,52 +10,35 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 import safehttpx
-from gradio import queueing, route_utils, routes
+from gradio import route_utils, routes
 from gradio.server_messages import ProcessGeneratingMessage
 
 import lora_drop.ui
-from lora_drop.errors import LoraDropError
+from lora_drop.errors import GET_PAGE, TESTED_GRADIO, LoraDropError
 from lora_drop.ui.components import FreeNumber, FreeSlider, OpenButton
 from lora_drop.ui.serve import gradio_private
 from lora_drop.ui.serve.gradio_private import ask_no_other_host
-from lora_drop.ui.serve.gradio_queue import TOTAL, FairQueue, Unread, use_fair_queue
+from lora_drop.ui.serve.gradio_queue import TOTAL, FairQueue, use_fair_queue
 from lora_drop.ui.serve.owner import Counters
 from lora_drop.ui.serve.policy import Limits, Policy
 from lora_drop.ui.serve.visits import Visits
 
-CHANGED = "Gradio changed: see lora_drop/ui/serve/gradio_private.py"
 
-
-def test_what_is_replaced_is_still_there_and_a_public_start_needs_it(monkeypatch, capsys):
-    assert gradio_private.changes() == [], CHANGED
-    gradio_private.refuse_changes(public=True)
-    changed = inspect.getsource(route_utils).replace("safehttpx.async_validate_url(", "check(")
-    real = inspect.getsource
-    monkeypatch.setattr(inspect, "getsource", lambda part: changed if part is route_utils else real(part))
-    monkeypatch.setattr(queueing.Queue, "push", lambda self, body: None)
-    gradio_private.refuse_changes(public=False)
+def test_another_gradio_warns_in_private_and_is_refused_in_public(monkeypatch, capsys):
+    gradio_private.refuse_untested(public=True)
+    assert capsys.readouterr().err == "" and TESTED_GRADIO in GET_PAGE
+    monkeypatch.setattr(gr, "__version__", "6.310.0")
+    gradio_private.refuse_untested(public=False)
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("warning: gradio ") and "Queue.push" in line and "async_validate_url" in line
-    with pytest.raises(LoraDropError, match="Queue.push.*--private"):
-        gradio_private.refuse_changes(public=True)
+    assert line == f"warning: gradio 6.310.0 is installed, and this page is tested with 6.31 alone: {GET_PAGE}"
+    with pytest.raises(LoraDropError, match="6.310.0.*--private"):
+        gradio_private.refuse_untested(public=True)
 
 
 def test_gradio_prints_one_clean_line(capsys):
     gradio_private.clean_prints()
     routes.print("id=\x1b[31m\nFAKE", "line")
     assert capsys.readouterr().out == "id=\ufffd[31m FAKE line\n"
-
-
-def test_gradio_still_keeps_unread_messages_in_this_dict():
-    with gr.Blocks() as demo:
-        pass
-    demo.queue()
-    assert isinstance(demo._queue.pending_messages_per_session, dict), CHANGED
-    used = inspect.getsource(queueing) + inspect.getsource(routes)
-    ways = set(re.findall(r"pending_messages_per_session(\.\w+|\[)", used))
-    assert ways <= {"[", ".get"}, CHANGED  # what Unread has a way of its own for, or leaves to the dict
-    assert isinstance(fair_queue().pending_messages_per_session, Unread)
-    assert "state_session_capacity" in inspect.signature(gr.Blocks.launch).parameters, CHANGED
 
 
 def test_gradio_still_checks_addresses_by_this_function(monkeypatch):

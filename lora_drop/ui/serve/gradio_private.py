@@ -1,6 +1,6 @@
-"""Changes to Gradio's internals where it has no setting (written for 6.31); `gradio_queue.py` changes the queue.
+"""Changes to Gradio's internals where it has no setting; `gradio_queue.py` changes the queue.
 
-The start checks that what is replaced is still there (`changes`): a private page warns, a public one does not start.
+With another Gradio than the tested one a private page warns, and a public one does not start (`refuse_untested`).
 
 - **Values of components.** For each of 10,000 sessions Gradio keeps the last value of every component, for links that
   this page does not make: the whole text of a run, and 10 MB after /replay. Here no value is kept.
@@ -20,7 +20,6 @@ The start checks that what is replaced is still there (`changes`): a private pag
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import sys
 import traceback
@@ -35,11 +34,11 @@ from typing import Any
 import gradio as gr
 import safehttpx
 from fastapi.exceptions import RequestValidationError
-from gradio import blocks, queueing, route_utils, routes, state_holder
+from gradio import queueing, route_utils, routes
 from gradio.context import LocalContext
 from gradio.mcp import GradioMCPServer
 from gradio.route_utils import FnIndexInferError, GradioMultiPartParser, GradioUploadFile
-from gradio.state_holder import SessionState, StateHolder
+from gradio.state_holder import SessionState
 from gradio.utils import get_function_description
 from gradio_client import utils as client_utils
 from starlette.exceptions import HTTPException
@@ -47,7 +46,7 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from lora_drop.errors import LoraDropError
+from lora_drop.errors import GET_PAGE, TESTED_GRADIO, LoraDropError
 from lora_drop.ui.components import sendable
 from lora_drop.ui.serve.visits import Visits
 
@@ -195,67 +194,18 @@ def _print(*values: object, **options: Any) -> None:
     print(LoraDropError(" ".join(map(str, values))), **options)
 
 
-# Methods that are replaced here and in gradio_queue.py, with their first parameters; and text that Gradio's code has
-# where a replacement relies on it.
-_METHODS = (
-    (SessionState, "_update_value_in_config", "self key value"),
-    (StateHolder, "update", "self session_id"),
-    (GradioMCPServer, "postprocess_output_data", "self data root_url"),
-    (gr.Blocks, "preprocess_data", "self block_fn inputs state explicit_call"),
-    (gr.Blocks, "process_api", "self block_fn inputs state request"),
-    (queueing.Queue, "__init__", "self live_updates concurrency_count update_intervals max_size blocks"),
-    (queueing.Queue, "push", "self body request username"),
-    (queueing.Queue, "get_events", "self"),
-    (queueing.Queue, "broadcast_estimations", "self concurrency_id after"),
-    (queueing.Queue, "send_message", "self event event_message"),
-)
-_TEXTS = (
-    (blocks, "_update_value_in_config("),
-    (state_holder, "self.session_data.popitem(last=False)\n                self.time_last_used.pop("),
-    (route_utils, "safehttpx.async_validate_url("),
-    (route_utils, "self._files_to_close_on_error.append(tempfile)"),
-    (route_utils, "Path(upload_dir) / temp_file.sha.hexdigest()"),
-    (route_utils, "self._current_part.file = GradioUploadFile("),
-    (route_utils, "self._signals = defaultdict(asyncio.Event)"),
-    (route_utils, "self._statuses: dict["),
-    (route_utils, "fns[body.fn_index]"),
-    (queueing, "first_event = event_queue.queue[0]"),
-    (queueing, "awake_events = [event for event in awake_events if event.alive]"),
-    (queueing, "self.enqueue_time: float = time.monotonic()"),
-    (routes, "if not app.get_blocks().api_open and fn.queue:"),
-    (routes, "blocks.upload_file_set.update(output_files)"),
-    (routes, '["named_endpoints"]["/" + api_name]'),
-    (routes, "client_utils.construct_args("),
-    (routes, ".blocks[component_id]"),
-    (routes, "content = utils.error_payload(error, app.get_blocks().show_error)"),
-)
-
-
-def changes() -> list[str]:
-    """Parts of Gradio that are replaced here, and that no longer look as they did when this was written."""
-    wrong = []
-    for owner, name, parameters in _METHODS:
-        method = getattr(owner, name, None)
-        present = list(inspect.signature(method).parameters) if method else []
-        if present[: len(parameters.split())] != parameters.split():
-            wrong.append(f"{owner.__name__}.{name}")
-    for module, text in _TEXTS:
-        if text not in inspect.getsource(module):
-            wrong.append(f"{module.__name__} ({text.split()[0]})")
-    return wrong
-
-
-def refuse_changes(public: bool) -> None:
-    """Warn in one line if Gradio works differently from what is replaced here.
+def refuse_untested(public: bool) -> None:
+    """Warn in one line of a Gradio that is not the tested one: what is replaced here may be elsewhere in it.
 
     Raises:
-        LoraDropError: it does, and the page is public.
+        LoraDropError: it is another one, and the page is public.
     """
-    if wrong := changes():
-        line = f"gradio {gr.__version__} differs from 6.31, for which this page was written, in {', '.join(wrong)}"
-        if public:
-            raise LoraDropError(f"{line}: pip install 'gradio==6.31.*', or start with --private.")
-        print(f"warning: {LoraDropError(line)}.", file=sys.stderr)
+    if gr.__version__.startswith(f"{TESTED_GRADIO}."):
+        return
+    line = f"gradio {gr.__version__} is installed, and this page is tested with {TESTED_GRADIO} alone: {GET_PAGE}"
+    if public:
+        raise LoraDropError(f"{line}, or start with --private.")
+    print(f"warning: {line}", file=sys.stderr)
 
 
 class Blocks(gr.Blocks):

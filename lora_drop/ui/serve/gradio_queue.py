@@ -1,7 +1,7 @@
-"""Gradio's queue with fair turns, shares and a limit on unread messages (written for Gradio 6.31).
+"""Gradio's queue with fair turns, shares and a limit on unread messages.
 
 A call that waits in Gradio's queue holds no thread; one that waits in a generator does. So turns are decided here,
-where Gradio takes the next event. The start checks what it replaces (`gradio_private.changes`).
+where Gradio takes the next event (see `gradio_private.refuse_untested`).
 
 - **Turns.** Gradio serves first come, first served, and a client may fill the whole queue. Here a session has one
   waiting run, an address its share of the places, and addresses take turns (`Turns`), for runs as for light work. A
