@@ -33,7 +33,9 @@ def test_it_holds_the_package_and_its_assets(wheel):
     kept = [*(CHECKOUT / "lora_drop").rglob("*"), *ASSETS.rglob("*")]
     names = {path.relative_to(CHECKOUT).as_posix() for path in kept if path.is_file()}
     names = {name.replace("assets/", "lora_drop/assets/", 1) if name.startswith("assets/") else name for name in names}
-    packed -= {name for name in packed if name.startswith("lora_drop/space/")}  # see below
+    space = {name for name in packed if name.startswith("lora_drop/space/")}  # see below
+    assert "lora_drop/space/docs/method.md" in space and "lora_drop/space/docs/training-log.md" not in space
+    packed -= space
     assert packed == {name for name in names if not re.search(r"/(__pycache__|screenshots)/|\.py[ci]$", name)}
     assert "lora_drop/py.typed" in packed
 
