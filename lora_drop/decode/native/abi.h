@@ -59,9 +59,9 @@ typedef struct {
 typedef struct {
     int64_t rows;                                 /* consecutive tokens; a LoRA step has one */
     int64_t lora, rule, attention_only, write_kv; /* kind of step, and settings of the schedule */
-    int64_t narrow;                               /* the first `narrow` layers run for the last token alone */
-    int64_t held;                                 /* the row of `hidden` that a LoRA step reuses */
-    int64_t forgets;                              /* the other layers that LoRA steps run forget so many tokens first */
+    int64_t narrow;                               /* the first `narrow` layers run the last token alone */
+    int64_t held;                                 /* the row of `hidden` that is the anchor of a LoRA step */
+    int64_t forgets;                              /* cached tokens that later layers lose first, unless dropped */
     float scale;                                  /* alpha / r */
     const int64_t *token;                         /* of the last row, whose embedding becomes its input; or NULL */
     float *entered;                               /* (D,): receives the last token's state after them; or NULL */

@@ -57,8 +57,8 @@ static inline vf totals(const vf *v) {
             for (int r = 0; r < rows; r++) products[r][t % LANES] = s[r]; \
             if (t % LANES != LANES - 1 && t != count - 1) continue; \
             for (int r = 0; r < rows; r++) { \
-                vf found = totals(products[r]) * scale; \
-                memcpy(y + r * SPLIT + t / LANES * LANES, &found, sizeof found); \
+                vf sums = totals(products[r]) * scale; \
+                memcpy(y + r * SPLIT + t / LANES * LANES, &sums, sizeof sums); \
             } \
         } \
     } \

@@ -277,9 +277,9 @@ INLINE void q8_0(const uint8_t *p, const Taken *x, int64_t blocks, wf (*total)[P
 
 /* Split words of numbers of 6 bits into bytes: those of the first four 32 weights, then those of the other four, whose
  * low 4 bits are in `low` and high 2 bits at the top of the first's bytes. */
-INLINE void six_bits(wi first, wi low, wi *found) {
-    found[0] = first & 0x3f3f3f3f;
-    found[1] = (low & 0x0f0f0f0f) | ((first >> 2) & 0x30303030);
+INLINE void six_bits(wi first, wi low, wi *bytes) {
+    bytes[0] = first & 0x3f3f3f3f;
+    bytes[1] = (low & 0x0f0f0f0f) | ((first >> 2) & 0x30303030);
 }
 
 INLINE void q4_k(const uint8_t *p, const Taken *x, int64_t blocks, wf (*total)[PANEL_ROWS], int rows) {
@@ -331,8 +331,8 @@ INLINE void q6_k(const uint8_t *p, const Taken *x, int64_t blocks, wf (*total)[P
                 wf two = d * to_floats((scales << (16 - j % 2 * 16)) >> 24);
                 EACH_ROW {
                     const Taken *t = x + r * blocks;
-                    wf found = fused(one, times_sixes(numbers, t, r, 0), two * times_sixes(numbers, t, r, 1));
-                    total[part][r] = fused(found, all_of(t->scale), total[part][r]);
+                    wf product = fused(one, times_sixes(numbers, t, r, 0), two * times_sixes(numbers, t, r, 1));
+                    total[part][r] = fused(product, all_of(t->scale), total[part][r]);
                 }
             }
         }

@@ -54,9 +54,9 @@ typedef struct {
     const float *x;
     const Taken *taken; /* x in the form that panels take */
     float *y;
-    uint64_t *tops;  /* key of the largest logit of each panel of 16 tokens */
-    uint64_t *found; /* keys of the tokens whose logits become exact */
-    uint8_t *panels; /* room for the rows of 16 of them at a time */
+    uint64_t *tops;   /* key of the largest logit of each panel of 16 tokens */
+    uint64_t *likely; /* keys of the tokens whose logits become exact */
+    uint8_t *panels;  /* room for the rows of 16 of them at a time */
 } Screening;
 
 /* Indices of up to 16 logits; the last fills the missing ones. */
@@ -82,7 +82,7 @@ static void preview_chunk(void *context, int64_t from, int64_t to) {
     }
 }
 
-/* Compute the exact logits of tokens [from, to) of `found`, to the bit as the whole head does: rows in blocks where
+/* Compute the exact logits of tokens [from, to) of `likely`, to the bit as the whole head does: rows in blocks where
  * they lie, or, without a kernel for that, in a panel made of them. */
 static void exact_chunk(void *context, int64_t from, int64_t to) {
     const Screening *g = context;
@@ -90,7 +90,7 @@ static void exact_chunk(void *context, int64_t from, int64_t to) {
     int64_t bytes = row_bytes(w), best = g->s->best < w->n ? g->s->best : w->n;
     if (w->kind == F32 || w->kind == BF16) {
         Product p = {.w = w, .x = g->x, .rows = 1, .y = g->y};
-        for (int64_t i = from; i < to; i++) multiply_columns(&p, index_of(g->found[i]), index_of(g->found[i]) + 1);
+        for (int64_t i = from; i < to; i++) multiply_columns(&p, index_of(g->likely[i]), index_of(g->likely[i]) + 1);
         return;
     }
     for (; from < to; from += LANES) {
@@ -99,22 +99,22 @@ static void exact_chunk(void *context, int64_t from, int64_t to) {
         int64_t count = to - from < LANES ? to - from : LANES, next = from + LANES;
         for (int64_t i = next; i < next + LANES && i < best; i++) /* they lie anywhere: prefetch the next ones */
             for (int64_t at = 0; at < bytes; at += 64)
-                __builtin_prefetch(g->s->rows + index_of(g->found[i]) * bytes + at);
+                __builtin_prefetch(g->s->rows + index_of(g->likely[i]) * bytes + at);
         for (int64_t i = 0; i < LANES; i++)
-            rows[i] = g->s->rows + index_of(g->found[from + (i < count ? i : 0)]) * bytes;
+            rows[i] = g->s->rows + index_of(g->likely[from + (i < count ? i : 0)]) * bytes;
         if (!rows_times(w->kind, rows, g->taken, w->k / BLOCK, logits)) {
             uint8_t *panel = g->panels + from * bytes;
             for (int i = 0; i < LANES; i++) pack_row(rows[i], panel, i, w->k, w->kind);
             panel_times(w->kind, panel, g->taken, w->k / BLOCK, 1, logits, LANES);
         }
         for (int64_t i = 0; i < count; i++) {
-            int64_t token = index_of(g->found[from + i]);
+            int64_t token = index_of(g->likely[from + i]);
             g->y[token] = logits[i] + (w->bias ? w->bias[token] : 0);
         }
     }
 }
 
-/* Bring the most likely tokens to the front of `found`. The smallest of the `best` largest panel tops is a lower bound
+/* Bring the most likely tokens to the front of `likely`. The smallest of the `best` largest panel tops is a lower bound
  * that few tokens reach, all of them in panels whose tops reach it. */
 static void find_best(const Screening *g, int64_t best) {
     int64_t tokens = g->w->n, panels = (tokens + LANES - 1) / LANES, count = 0;
@@ -133,11 +133,11 @@ static void find_best(const Screening *g, int64_t best) {
         places_of(g->y + start, end - start, places);
         for (int64_t v = start; v < end; v++) {
             uint64_t key = key_of(places[v - start], v);
-            g->found[count] = key; /* counted, or overwritten next */
+            g->likely[count] = key; /* counted, or overwritten next */
             count += key >= bound;
         }
     }
-    select_best(g->found, count, best);
+    select_best(g->likely, count, best);
 }
 
 void screened(const Matrix *w, const Screen *s, const float *x, float *y, Workspace *space) {
@@ -145,7 +145,7 @@ void screened(const Matrix *w, const Screen *s, const float *x, float *y, Worksp
     Product low = prepare(&s->project, NULL, x, NO_NORM, NULL, 1, space, space->low.at);
     multiply(&low, NULL);
     Screening g = {w, s, prepare(&s->codes, NULL, low.y, NO_NORM, NULL, 1, space, space->preview.at), x, NULL, y,
-                   (uint64_t *)space->tops.at, (uint64_t *)space->found.at, (uint8_t *)space->panels.at};
+                   (uint64_t *)space->tops.at, (uint64_t *)space->likely.at, (uint8_t *)space->panels.at};
     parallel(preview_chunk, &g, panels, 32);
     find_best(&g, best);
     g.taken = (const Taken *)space->taken.at; /* for the exact logits */

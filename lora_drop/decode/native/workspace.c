@@ -72,7 +72,7 @@ Workspace *workspace_for_screen(const Matrix *w, const Screen *s) {
     int64_t panels = (w->n + LANES - 1) / LANES, groups = (s->best + LANES - 1) / LANES;
     return workspace_for_matrix(w, 1) && input_fits(&s->codes, 1) && blocks_fit(&space.taken, w, 1)
            && fits(&space.low, s->project.n) && fits(&space.preview, s->codes.n) && fits(&space.tops, 2 * panels)
-           && fits(&space.found, 2 * w->n + 2) && fits(&space.panels, groups * LANES * row_bytes(w) / 4)
+           && fits(&space.likely, 2 * w->n + 2) && fits(&space.panels, groups * LANES * row_bytes(w) / 4)
                ? &space
                : NULL;
 }

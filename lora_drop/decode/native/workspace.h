@@ -35,7 +35,7 @@ typedef struct {
     Buffer correction; /* (D,) */
     Buffer preview;    /* (V,), rounded up to panels */
     Buffer tops;       /* (V / 16,) keys of 64 bits, see `Screening` */
-    Buffer found;      /* (V,) keys */
+    Buffer likely;     /* (V,) keys */
     Buffer packed;     /* K/V of a prompt (prompt.c) */
     Buffer panels;     /* of 16 of the best tokens at a time */
 } Workspace;
