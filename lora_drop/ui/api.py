@@ -1,11 +1,9 @@
 """The Gradio API: `/generate`, `/compare`, `/estimate`, `/replay`, `/inspect`, with the settings of the table."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 import gradio as gr
 
@@ -42,8 +40,26 @@ def build_api(calls: Callbacks) -> None:
 
 def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
     """The API's functions by name, with their parameters in their signatures, where Gradio reads them."""
+    api = Api(calls)
+    shown = {one.name: one for one in calls.shown}
+    options = [shown.get(one.name, one) for one in settings_of(CALL, SCHEDULE, RUN)]
+    estimated = [one for one in options if one.of != RUN or one.name == "max_new_tokens"]
+    return {
+        "generate": _with_parameters(api.generate, options, "the user's message"),
+        "compare": _with_parameters(api.compare, COMPARED, "the user's message", preset=READABLE),
+        "estimate": _with_parameters(api.estimate, estimated, "its tokens are counted; 0 without a prompt"),
+        "replay": api.replay,
+        "inspect": api.inspect,
+    }
 
-    def generate(prompt: str, visitor: gr.Request | None = None, **options: Any) -> Iterator[str]:
+
+class Api:
+    """What the functions do; Gradio shows their docstrings. `options` has a value for each setting."""
+
+    def __init__(self, calls: Callbacks):
+        self._calls = calls
+
+    def generate(self, prompt: str, visitor: gr.Request | None = None, **options: Any) -> Iterator[str]:
         """Run baseline and LoRA-Drop on a prompt; streams the growing trace (JSON Lines, the format of the file).
 
         An unset option of the schedule takes its value from the preset, or from the command line's defaults.
@@ -52,11 +68,11 @@ def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
             the trace so far: a header, a line for each step of a lane, a summary with the verdict.
         """
         return_memory()
-        with _one_line_errors(calls), closing(_run(calls, prompt, visitor, options)) as records:
+        with _one_line_errors(self._calls), closing(_run(self._calls, prompt, visitor, options)) as records:
             for text, _ in batches(records, write_line):
                 yield text
 
-    def compare(prompt: str, visitor: gr.Request | None = None, **options: Any) -> dict[str, Any]:
+    def compare(self, prompt: str, visitor: gr.Request | None = None, **options: Any) -> dict[str, Any]:
         """Write an answer with the full model and with LoRA-Drop, which skips layers, and compare the two.
 
         Returns:
@@ -67,10 +83,10 @@ def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
             (without thoughts; is_cut if it does not fit), tokens, tokens_per_second.
         """
         return_memory()
-        with _one_line_errors(calls), closing(_run(calls, prompt, visitor, options)) as records:
+        with _one_line_errors(self._calls), closing(_run(self._calls, prompt, visitor, options)) as records:
             return brief(gather(records))
 
-    def estimate(prompt: str | None = None, **options: Any) -> dict[str, Any]:
+    def estimate(self, prompt: str | None = None, **options: Any) -> dict[str, Any]:
         """Compute the effect of the settings without running a model: skipped layers, speed bound, KV bytes.
 
         With early refreshes (`at_most` is true) bound and saving assume the longest gaps, the most that a run can
@@ -81,16 +97,16 @@ def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
             from memory traffic), kv_bytes_baseline, kv_bytes, kv_saved (a share), and config (every setting).
         """
         with _one_line_errors():
-            info = calls.pool.info(options["model"])
+            info = self._calls.pool.info(options["model"])
             tokens = BY_NAME["max_new_tokens"].read(options["max_new_tokens"])
             request = Request(
-                prompt=prompt or "-", config=_config(options, info.id, calls.shown), max_new_tokens=tokens
+                prompt=prompt or "-", config=_config(options, info.id, self._calls.shown), max_new_tokens=tokens
             )
             checked = plan(zero.planning(info), request)
             return _estimated(info, checked, len(checked.prompt_ids) if prompt else 0, request)
 
     def inspect(
-        run_id: str | None = None, trace: str | None = None, lane: str = LORA_DROP, step: int = 0
+        self, run_id: str | None = None, trace: str | None = None, lane: str = LORA_DROP, step: int = 0
     ) -> dict[str, Any]:
         """Inspect one step of a lane: what each layer did, its drift from the full model, and its logit lens.
 
@@ -111,9 +127,9 @@ def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
         """
         return_memory()
         with _one_line_errors():
-            return calls.inspector.inspect(run_id, trace, lane, step)
+            return self._calls.inspector.inspect(run_id, trace, lane, step)
 
-    def replay(trace: str) -> str:
+    def replay(self, trace: str) -> str:
         """Make one self-contained HTML page of a recorded run; it opens offline.
 
         Args:
@@ -126,20 +142,7 @@ def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
         with _one_line_errors():
             if not isinstance(trace, str):
                 raise LoraDropError("trace must be a text.")
-            return calls.reader.ask("html", trace.encode("utf-8", "replace"))
-
-    for function in (replay, inspect):  # Gradio does not read annotations that are texts
-        function.__annotations__ = get_type_hints(function)
-    shown = {one.name: one for one in calls.shown}
-    options = [shown.get(one.name, one) for one in settings_of(CALL, SCHEDULE, RUN)]
-    estimated = [one for one in options if one.of != RUN or one.name == "max_new_tokens"]
-    return {
-        "generate": _with_parameters(generate, options, "the user's message"),
-        "compare": _with_parameters(compare, COMPARED, "the user's message", preset=READABLE),
-        "estimate": _with_parameters(estimate, estimated, "its tokens are counted; 0 without a prompt"),
-        "replay": replay,
-        "inspect": inspect,
-    }
+            return self._calls.reader.ask("html", trace.encode("utf-8", "replace"))
 
 
 def _run(calls: Callbacks, prompt: str, visitor: gr.Request | None, options: dict[str, Any]) -> Any:
@@ -176,44 +179,53 @@ def _with_parameters(
         prompt: words on the prompt, for the docstring.
         defaults: in place of the settings' own, by name.
     """
-    own = inspect.signature(function, eval_str=True)
-    first = own.parameters["prompt"]
-    parameters, lines = [first], [f"prompt: {prompt}."]
-    for one in settings:
-        # A schedule's settings have no default here: they come from the preset.
-        default = defaults.get(one.name, one.default if one.of == RUN else None)
-        kind: Any = Literal[words] if (words := _words(one)) else one.kind.python
-        kind = kind if default is not None else kind | None
-        parameters.append(
-            inspect.Parameter(one.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=kind)
-        )
-        presets = " ".join(f"{name}: {preset.note}" for name, preset in PRESETS.items())
-        lines.append(f"{one.name}: {one.help}; {presets if one.name == 'preset' else f'{one.kind.must_be}.'}")
-    if "visitor" in own.parameters:  # Gradio's own argument
-        parameters.append(own.parameters["visitor"])
-    returned = str if inspect.isgeneratorfunction(function) else own.return_annotation  # of each update
-    signature = own.replace(parameters=parameters, return_annotation=returned)
+    settings = list(settings)
+    written = inspect.signature(function)
+    parameters = [written.parameters["prompt"], *(_parameter(one, defaults) for one in settings)]
+    if "visitor" in written.parameters:  # which Gradio fills in
+        parameters.append(written.parameters["visitor"])
+    streams = inspect.isgeneratorfunction(function)
+    returned = str if streams else written.return_annotation  # of each update
+    signature = written.replace(parameters=parameters, return_annotation=returned)
 
-    def bound(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        call_arguments = signature.bind(*args, **kwargs)
-        call_arguments.apply_defaults()
-        return call_arguments.arguments
+    def arguments(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return bound.arguments
 
-    if inspect.isgeneratorfunction(function):
+    def stream(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        yield from function(**arguments(*args, **kwargs))
 
-        def call(*args: Any, **kwargs: Any) -> Any:
-            yield from function(**bound(*args, **kwargs))
-    else:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(**arguments(*args, **kwargs))
 
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return function(**bound(*args, **kwargs))
-
-    made: Any = call  # a type checker does not let a function's signature be set
+    made: Any = stream if streams else call  # a type checker does not let a function's signature be set
     made.__name__, made.__signature__ = function.__name__, signature
     made.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": returned}
     about, _, returns = (inspect.getdoc(function) or "").partition("Returns:")
+    lines = [f"prompt: {prompt}.", *map(_about, settings)]
     made.__doc__ = f"{about}Args:\n" + "".join(f"    {line}\n" for line in lines) + f"\nReturns:{returns}"
     return made
+
+
+def _parameter(setting: Setting, defaults: dict[str, Any]) -> inspect.Parameter:
+    """A setting as a function's parameter. The schedule's have no default of their own: the preset has it."""
+    default = defaults.get(setting.name, setting.default if setting.of == RUN else None)
+    words = _words(setting)
+    kind: Any = Literal[words] if words else setting.kind.python
+    annotation = kind if default is not None else kind | None
+    return inspect.Parameter(
+        setting.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=annotation
+    )
+
+
+def _about(setting: Setting) -> str:
+    """A setting's line in a function's docstring; that of `preset` has each preset's sentence."""
+    if setting.name == "preset":
+        values = " ".join(f"{name}: {preset.note}" for name, preset in PRESETS.items())
+    else:
+        values = f"{setting.kind.must_be}."
+    return f"{setting.name}: {setting.help}; {values}"
 
 
 def _words(setting: Setting) -> tuple[str, ...]:
