@@ -45,6 +45,35 @@ export function makeSvg(tag, attributes) {
 }
 
 /**
+ * An SVG element with a text.
+ *
+ * @param {string | number} text
+ * @param {Record<string, string | number>} [attributes]
+ * @param {string} [tag]
+ */
+export const makeText = (text, attributes = {}, tag = "text") =>
+  Object.assign(makeSvg(tag, attributes), { textContent: String(text) });
+
+/**
+ * A cell that heads a column or a row of a table.
+ *
+ * @param {string | number} text
+ * @param {"col" | "row"} [scope]
+ */
+export const makeHead = (text, scope = "col") => Object.assign(make("th", "", text), { scope });
+
+/**
+ * A row of a table: its cells are elements, or become some.
+ *
+ * @param {(Element | string | number)[]} cells
+ */
+export function makeRow(...cells) {
+  const row = make("tr");
+  row.append(...cells.map((cell) => (cell instanceof Element ? cell : make("td", "", cell))));
+  return row;
+}
+
+/**
  * An element of a view's own template. A missing one is a bug.
  *
  * @template {Element} [T=HTMLElement]

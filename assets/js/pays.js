@@ -1,7 +1,7 @@
 /* Where LoRA-Drop pays: speedup by the share of a step that waits for weights, with a calculator. Python measures and
  * computes every figure (lora_drop/run/results/pays.py); this draws them. */
 
-import { make, makeSvg } from "./dom.js";
+import { make, makeHead, makeRow, makeSvg, makeText } from "./dom.js";
 import { formatShare } from "./format.js";
 
 /** @typedef {import("./store.js").Store} Store */
@@ -145,9 +145,7 @@ function drawing(points, curves) {
     ...points.map((point) => {
       const place = { cx: x(point.waits), cy: y(point.speedup), r: 5 };
       const dot = makeSvg("circle", { ...place, class: `ld-pays-dot ld-pays-${point.kind}` });
-      const title = makeSvg("title", {});
-      title.textContent = point.words;
-      dot.append(title);
+      dot.append(makeText(point.words, {}, "title"));
       return dot;
     }),
     ...labels(points.map((point) => ({ ...point, x: x(point.waits), y: y(point.speedup) }))),
@@ -184,8 +182,7 @@ function labels(points) {
     if (!place) return [];
     taken.push([place[0], place[1], place[0] + width, place[1] + height]);
     const at = { x: place[0] + width / 2, y: place[1] + 0.9 * height, "text-anchor": "middle", class: "ld-pays-label" };
-    const label = makeSvg("text", at);
-    label.textContent = text;
+    const label = makeText(text, at);
     if (places.indexOf(place) < beside) return [label];
     const ends = { x1: x, y1: y, x2: place[0] < x ? place[0] + width : place[0], y2: place[1] + height / 2 };
     return [makeSvg("line", { ...ends, class: "ld-pays-grid" }), label];
@@ -199,11 +196,6 @@ function labels(points) {
  * @param {number} high
  */
 function axes(x, y, low, high) {
-  const text = (words, place) => {
-    const node = makeSvg("text", place);
-    node.textContent = words;
-    return node;
-  };
   const isOne = (speed) => Math.abs(speed - 1) < 1e-9;
   const step = high - low > 2 ? 0.5 : 0.2;
   const ticks = [];
@@ -211,12 +203,12 @@ function axes(x, y, low, high) {
   return [
     ...ticks.flatMap((speed) => [
       makeSvg("line", { x1: x(0), x2: x(1), y1: y(speed), y2: y(speed), class: isOne(speed) ? "ld-pays-one" : "ld-pays-grid" }),
-      text(`${speed.toFixed(1)}×`, { x: x(0) - 6, y: y(speed) + 4, "text-anchor": "end" }),
+      makeText(`${speed.toFixed(1)}×`, { x: x(0) - 6, y: y(speed) + 4, "text-anchor": "end" }),
     ]),
     ...[0, 0.25, 0.5, 0.75, 1].map((share) =>
-      text(formatShare(share), { x: x(share), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle" }),
+      makeText(formatShare(share), { x: x(share), y: HEIGHT - BOTTOM + 16, "text-anchor": "middle" }),
     ),
-    text("share of a step that waits for weights", { x: x(0.5), y: HEIGHT - 6, "text-anchor": "middle" }),
+    makeText("share of a step that waits for weights", { x: x(0.5), y: HEIGHT - 6, "text-anchor": "middle" }),
   ];
 }
 
@@ -236,11 +228,8 @@ function legendOf(points, curves) {
 function tableOf(body) {
   const details = make("details", "ld-figure-table");
   const table = make("table", "ld-table");
-  const head = make("tr");
-  const titles = ["Setting", "Waits for weights", "Speedup"];
-  head.append(...titles.map((words) => Object.assign(make("th", "", words), { scope: "col" })));
   const top = make("thead");
-  top.append(head);
+  top.append(makeRow(...["Setting", "Waits for weights", "Speedup"].map((words) => makeHead(words))));
   table.append(top, body);
   details.append(make("summary", "", "Data as a table"), table);
   return details;
@@ -248,14 +237,8 @@ function tableOf(body) {
 
 /** @param {PaysPoint} point */
 function rowOf({ label, kind, waits, speedup, words }) {
-  const row = make("tr");
-  row.title = words;
   const name = kind === "here" || kind === "head" ? `${label}, this machine` : label;
-  row.append(
-    Object.assign(make("th", "", name), { scope: "row" }),
-    make("td", "", formatShare(waits)),
-    make("td", "", `${speedup.toFixed(2)}×`),
-  );
-  return row;
+  const row = makeRow(makeHead(name, "row"), formatShare(waits), `${speedup.toFixed(2)}×`);
+  return Object.assign(row, { title: words });
 }
 

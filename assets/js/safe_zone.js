@@ -1,7 +1,7 @@
 /* The Safe zone tab: its map, the break-it dial and its figures. Python makes every word, band of colour and figure
  * (lora_drop/ui/safe_zone/views.py); the scripts draw them, and hand on the setting that a visitor chooses to run. */
 
-import { find, make } from "./dom.js";
+import { find, make, makeHead, makeRow } from "./dom.js";
 
 /** @typedef {import("./records.js").Props} Props */
 /** @typedef {import("./records.js").Watch} Watch */
@@ -81,15 +81,11 @@ function dye(element, { tone, strength }) {
 
 function fillTable(panel, { ratios, cells }, measure, choose) {
   const at = [...panel.querySelectorAll(".ld-map-cell")].indexOf(document.activeElement);
-  const head = make("tr");
-  const scoped = (text, scope) => Object.assign(make("th", "", text), { scope });
-  head.append(scoped("period", "col"), ...ratios.map((ratio) => scoped(`p ${ratio}`, "col")));
-  find(panel, "thead").replaceChildren(head);
-  const rows = cells.map((line) => {
-    const row = make("tr");
-    row.append(scoped(line[0].period, "row"), ...line.map((cell) => cellOf(cell, measure, choose)));
-    return row;
-  });
+  const head = ["period", ...ratios.map((ratio) => `p ${ratio}`)];
+  find(panel, "thead").replaceChildren(makeRow(...head.map((name) => makeHead(name))));
+  const rows = cells.map((line) =>
+    makeRow(makeHead(line[0].period, "row"), ...line.map((cell) => cellOf(cell, measure, choose))),
+  );
   find(panel, "tbody").replaceChildren(...rows);
   /** @type {HTMLElement[]} */
   const buttons = [...panel.querySelectorAll(".ld-map-cell")];
@@ -210,13 +206,6 @@ function describe(element, value) {
     if (empty) plot.removeAttribute(name);
     else plot.setAttribute(name, text);
   }
-  const head = make("tr");
-  head.append(...(empty ? [] : value.columns).map((name) => Object.assign(make("th", "", name), { scope: "col" })));
-  find(element, "thead").replaceChildren(head);
-  const rows = (empty ? [] : value.rows).map((cells) => {
-    const row = make("tr");
-    row.append(...cells.map((cell) => make("td", "", cell)));
-    return row;
-  });
-  find(element, "tbody").replaceChildren(...rows);
+  find(element, "thead").replaceChildren(makeRow(...(empty ? [] : value.columns).map((name) => makeHead(name))));
+  find(element, "tbody").replaceChildren(...(empty ? [] : value.rows).map((cells) => makeRow(...cells)));
 }

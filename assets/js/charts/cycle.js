@@ -1,7 +1,7 @@
 /* The average refresh cycle of the drift chart: mean drift at the full step, at each LoRA step after it, and at the next
  * full step. The drift of every token is on demand. */
 
-import { find, make, makeButton, makeSvg } from "../dom.js";
+import { find, make, makeButton, makeSvg, makeText } from "../dom.js";
 import { formatNumber } from "../format.js";
 import { isBaseline } from "../schedule.js";
 import { LANES } from "./layout.js";
@@ -46,7 +46,7 @@ export function mountCycle(root, store) {
  * @param {Lane} lane
  * @returns {number[]}
  */
-export function averageCycle({ steps, audits }) {
+function averageCycle({ steps, audits }) {
   /** @type {{sum: number, count: number}[]} */
   const totals = [];
   for (const [at, { drift }] of audits) {
@@ -75,11 +75,7 @@ function draw(cycles) {
   const most = Math.max(...cycles.flatMap(([, means]) => means), 0.01);
   const x = (at) => PAD.left + (at / longest) * (WIDTH - PAD.left - PAD.right);
   const y = (value) => HEIGHT - PAD.bottom - (value / most) * (HEIGHT - PAD.top - PAD.bottom);
-  const text = (words, at, height, anchor) => {
-    const node = makeSvg("text", { x: at, y: height, "text-anchor": anchor });
-    node.textContent = words;
-    return node;
-  };
+  const text = (words, at, height, anchor) => makeText(words, { x: at, y: height, "text-anchor": anchor });
   svg.append(makeSvg("line", { x1: x(0), x2: x(longest), y1: y(0), y2: y(0), class: "ld-cycle-axis" }));
   const words = [];
   for (const [lane, means] of cycles) {

@@ -73,7 +73,7 @@ function momentOf(run, { step, moment }) {
  * @param {Lane} lane
  * @param {number} moment
  */
-export function progressOf(lane, moment) {
+function progressOf(lane, moment) {
   const tokens = tokensBy(lane, moment);
   const ms = Math.min(moment, decodeMs(lane, Math.max(lastStep(lane), 0)));
   const isEnd = lane.isVerified && tokens === lane.steps.length;

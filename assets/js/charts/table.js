@@ -1,7 +1,7 @@
 /* A chart's data as a table, for readers who cannot see the chart or want its numbers. It is filled when it is unfolded,
  * and again when the run has ended: while a run streams it costs nothing. */
 
-import { find, make } from "../dom.js";
+import { find, make, makeHead, makeRow } from "../dom.js";
 import { formatNumber } from "../format.js";
 
 /**
@@ -79,16 +79,9 @@ export function addRunTable(figure, store, tableOf) {
 /** @param {Table} table */
 export function drawn({ caption, head, rows }) {
   const node = make("table", "ld-table");
-  const names = make("tr");
-  names.append(...head.map((name) => Object.assign(make("th", "", name), { scope: "col" })));
-  const lines = rows.map(([name, ...cells]) => {
-    const line = make("tr");
-    line.append(Object.assign(make("th", "", name), { scope: "row" }), ...cells.map((cell) => make("td", "", cell)));
-    return line;
-  });
   const [top, body] = [make("thead"), make("tbody")];
-  top.append(names);
-  body.append(...lines);
+  top.append(makeRow(...head.map((name) => makeHead(name))));
+  body.append(...rows.map(([name, ...cells]) => makeRow(makeHead(name, "row"), ...cells)));
   node.append(make("caption", "", caption), top, body);
   return node;
 }

@@ -1,6 +1,6 @@
 /* A choice of presets, each in a few words; the table of their measured results is folded below. */
 
-import { find, make } from "../dom.js";
+import { find, make, makeHead, makeRow } from "../dom.js";
 import { formatLoss, formatNumber, formatShare } from "../format.js";
 
 /** @typedef {import("../records.js").Preset} Preset */
@@ -98,19 +98,11 @@ function choiceOf({ label, note, short }, radio) {
  * @param {Preset} preset
  */
 function rowOf(preset) {
-  const name = make("th", "", plainLabel(preset.label));
-  name.scope = "row";
-  const row = make("tr");
+  const note = Object.assign(make("td", "ld-presets-note", preset.note), { colSpan: 4 });
+  const cells = preset.measured ? cellsOf(preset.measured, preset.reads) : [note];
+  const row = makeRow(makeHead(plainLabel(preset.label), "row"), ...cells);
   row.title = preset.note;
   row.dataset.preset = preset.name;
-  row.append(name);
-  if (preset.measured) {
-    row.append(...cellsOf(preset.measured, preset.reads));
-  } else {
-    const note = make("td", "ld-presets-note", preset.note);
-    note.colSpan = 4;
-    row.append(note);
-  }
   return row;
 }
 
@@ -119,25 +111,17 @@ const timesOf = (speedup) => (speedup === null ? "–" : `${formatNumber(speedup
 
 /** The row of the full model with the screened head: what of the presets' speed is not LoRA-Drop's own. */
 function headRowOf({ label, period, speedup }) {
-  const name = make("th", "", label);
-  name.scope = "row";
-  const row = make("tr");
+  const row = makeRow(makeHead(label, "row"), make("td", "ld-good", "well"), "–", timesOf(speedup), "–");
   row.title = `Skips no layer: a screened head at all steps but every ${period}th, which checks every draft`;
   row.dataset.preset = "screened-head";
-  const cells = ["–", timesOf(speedup), "–"].map((text) => make("td", "", text));
-  row.append(name, make("td", "ld-good", "well"), ...cells);
   return row;
 }
 
 /** Cells of a preset's measured results. */
 function cellsOf(measured, reads) {
   const verdict = make("td", reads === "well" ? "ld-good" : "ld-bad", reads ?? "not measured");
-  return [
-    measured.regret === null ? make("td", "", "–") : verdict,
-    make("td", "", formatLoss(measured.regret)),
-    make("td", "", timesOf(measured.speedup)),
-    make("td", "", formatShare(measured.kv_saved)),
-  ];
+  const { regret, speedup, kv_saved: saved } = measured;
+  return [regret === null ? "–" : verdict, formatLoss(regret), timesOf(speedup), formatShare(saved)];
 }
 
 /**

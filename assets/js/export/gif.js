@@ -98,7 +98,7 @@ export class Gif {
 
   /** The file. */
   end() {
-    return new Blob([this.bytes.put(0x3b).all()], { type: "image/gif" });
+    return new Blob(this.bytes.put(0x3b).parts, { type: "image/gif" });
   }
 }
 
@@ -147,20 +147,14 @@ function compress(pixels, bytes) {
   bytes.put(0);
 }
 
-/** A growing array of bytes. */
+/** The parts of a file. */
 class Bytes {
-  buffer = new Uint8Array(1 << 16);
-  length = 0;
+  /** @type {Uint8Array<ArrayBuffer>[]} */
+  parts = [];
 
   /** @param {number[]} values */
   put(...values) {
-    if (this.length + values.length > this.buffer.length) {
-      const larger = new Uint8Array(2 * this.buffer.length);
-      larger.set(this.buffer);
-      this.buffer = larger;
-    }
-    this.buffer.set(values, this.length);
-    this.length += values.length;
+    this.parts.push(Uint8Array.from(values));
     return this;
   }
 
@@ -172,9 +166,5 @@ class Bytes {
   /** @param {string} text in ASCII */
   text(text) {
     return this.put(...Array.from(text, (sign) => sign.charCodeAt(0)));
-  }
-
-  all() {
-    return this.buffer.slice(0, this.length);
   }
 }

@@ -1,6 +1,6 @@
 /* The inspector's panel: the likeliest tokens, the refresh that followed, the stack of layers. All of it comes from Python. */
 
-import { make, makeButton } from "../dom.js";
+import { make, makeButton, makeHead, makeRow } from "../dom.js";
 import { formatNumber, formatShare } from "../format.js";
 import { stepWords } from "../kinds.js";
 
@@ -92,16 +92,10 @@ function stack({ run }, facts) {
   const hasLens = Boolean(facts.full);
   const table = make("table", "ld-layers");
   const lens = hasLens ? ["Lens: this lane would say", "Lens: the full model would say"] : [];
-  const names = make("tr");
-  for (const name of ["Layer", "What it did", "Drift", ...lens]) {
-    const cell = make("th", "", name);
-    cell.scope = "col";
-    names.append(cell);
-  }
   const body = make("tbody");
   body.append(...facts.layers.map((layer, index) => layerRow(layer, index, hasLens)).reverse());
   const top = make("thead");
-  top.append(names);
+  top.append(makeRow(...["Layer", "What it did", "Drift", ...lens].map((name) => makeHead(name))));
   const words = `The ${run.header.model.layers} layers at this step, layer 0 at the bottom. Drift: how far a layer's output is from the full model's, as a share of it.`;
   const more = " Lens: the next token if the head read this layer's output.";
   table.append(make("caption", "", hasLens ? words + more : words), top, body);
@@ -109,14 +103,10 @@ function stack({ run }, facts) {
 }
 
 function layerRow({ did, drift, lens, full_lens: full }, index, hasLens) {
-  const row = make("tr");
-  row.dataset.did = did;
-  const name = make("th", "", index);
-  name.scope = "row";
   const amount = make("td", "ld-layer-drift", drift === undefined ? "–" : formatNumber(drift, 3));
   amount.style.setProperty("--ld-share", `${Math.min(100, 100 * (drift ?? 0))}%`);
-  row.append(name, make("td", "", did), amount);
-  if (hasLens) row.append(lensCell(lens), lensCell(full));
+  const row = makeRow(makeHead(index, "row"), did, amount, ...(hasLens ? [lensCell(lens), lensCell(full)] : []));
+  row.dataset.did = did;
   return row;
 }
 

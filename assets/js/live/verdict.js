@@ -72,17 +72,11 @@ function drawGlance(box, figures, line) {
 function figureOf({ id, value, label, detail }) {
   const item = make("li");
   item.dataset.glance = id;
-  const [head, number, words] = [make(detail ? "summary" : "div"), make("b"), make("span")];
-  [number.textContent, words.textContent] = [value, label];
-  head.append(number, words);
-  if (!detail) {
-    item.append(head);
-    return item;
-  }
-  const [fold, text] = [make("details"), make("p")];
-  text.textContent = detail;
-  fold.append(head, text);
-  item.append(fold);
+  const head = make(detail ? "summary" : "div");
+  head.append(make("b", "", value), make("span", "", label));
+  const fold = make("details");
+  fold.append(head, make("p", "", detail));
+  item.append(detail ? fold : head);
   return item;
 }
 

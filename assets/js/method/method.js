@@ -1,7 +1,7 @@
 /* The Method tab: the build-up; folded under it the real schedule drawn and played, a pattern for each reuse rule, and the
  * paper's table. */
 
-import { find, make, makeSvg } from "../dom.js";
+import { find, makeHead, makeRow, makeSvg } from "../dom.js";
 import { formatNumber, formatShare } from "../format.js";
 import { mountBuildUp } from "./build_up.js";
 import { Drawing } from "./drawing.js";
@@ -50,12 +50,7 @@ function paperRow(row) {
     `about ${formatShare(row.kv_saved)}`,
     formatShare(row.kv_limit),
   ];
-  const line = make("tr");
-  line.append(
-    Object.assign(make("th", "", row.model), { scope: "row" }),
-    ...cells.map((cell) => make("td", "", cell)),
-  );
-  return line;
+  return makeRow(makeHead(row.model, "row"), ...cells);
 }
 
 /**

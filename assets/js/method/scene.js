@@ -1,6 +1,6 @@
 /* The schedule as shapes in the panel's own pixels: cells of layers by steps, the caches' bars, the token. */
 
-import { makeSvg } from "../dom.js";
+import { makeSvg, makeText } from "../dom.js";
 import { cellKind } from "../kinds.js";
 import { isBaseline, kind, kvLength } from "../schedule.js";
 import { PROMPT } from "./words.js";
@@ -62,17 +62,16 @@ export class Scene {
   }
 
   labels() {
-    const label = (text, attributes) => Object.assign(makeSvg("text", attributes), { textContent: text });
     const { numLayers } = this.schedule;
     const end = { "text-anchor": "end" };
     return [
-      label("layer", { x: LEFT - 4, y: TOP - 6, ...end }),
-      label(numLayers - 1, { x: LEFT - 5, y: this.y(numLayers - 1) + Math.min(this.rowH, 10), ...end }),
-      label(0, { x: LEFT - 5, y: this.y(0) + this.rowH - 1, ...end }),
-      label("KV cache", { x: this.width - this.kvW, y: TOP - 6 }),
+      makeText("layer", { x: LEFT - 4, y: TOP - 6, ...end }),
+      makeText(numLayers - 1, { x: LEFT - 5, y: this.y(numLayers - 1) + Math.min(this.rowH, 10), ...end }),
+      makeText(0, { x: LEFT - 5, y: this.y(0) + this.rowH - 1, ...end }),
+      makeText("KV cache", { x: this.width - this.kvW, y: TOP - 6 }),
       ...this.cells.map((_, step) => {
         const isFirst = step === 0;
-        return label(this.stepLabel(step), {
+        return makeText(this.stepLabel(step), {
           x: isFirst ? this.x(0) : this.x(step) + this.colW / 2,
           y: this.height - 6,
           "text-anchor": isFirst ? "start" : "middle",

@@ -1,10 +1,10 @@
 /* The four ideas of the build-up: each has a drawing that its slider moves, and at most 40 words about it. */
 
-import { makeSvg } from "../dom.js";
+import { makeSvg, makeText } from "../dom.js";
 import { formatShare } from "../format.js";
 import { droppedLayers, kind } from "../schedule.js";
 import { CELL, LAYERS, PERIOD, PROMPT, RANGE, REPAIRED, SIZE, STEPS, WITH_HOLES } from "./toy.js";
-import { cell, entryOf, heldAfter, label, y } from "./toy.js";
+import { cell, entryOf, heldAfter, y } from "./toy.js";
 
 /** @typedef {import("../records.js").Schedule} Schedule */
 
@@ -27,7 +27,7 @@ const middle = (layer) => y(layer) + CELL / 2;
 /** Names of the first and last layer, on the left. */
 const sides = () =>
   [0, LAYERS - 1].map((layer) =>
-    label(`layer ${layer}`, { x: 0, y: middle(layer) + 4, class: "ld-toy-label" }),
+    makeText(`layer ${layer}`, { x: 0, y: middle(layer) + 4, class: "ld-toy-label" }),
   );
 
 /** @type {Idea} */
@@ -64,9 +64,9 @@ const climb = {
       ...looks,
       makeSvg("line", { x1: x + 15, x2: x + 15, y1: FLOOR + 8, y2: height, class: "ld-toy-stream" }),
       makeSvg("circle", { cx: x + 15, cy: height, r: 6, class: "ld-toy-token" }),
-      ...["Why", "is", "the"].map((word, i) => label(word, { x: before[i] + 11, y: FLOOR + 20, class: "ld-toy-word" })),
-      label("sky", { x: x + 15, y: FLOOR + 22, class: "ld-toy-word ld-toy-strong" }),
-      label(at === LAYERS ? "→ “is”" : "", { x: x + 42, y: y(LAYERS - 1) + 14, class: "ld-toy-label ld-toy-strong" }),
+      ...["Why", "is", "the"].map((word, i) => makeText(word, { x: before[i] + 11, y: FLOOR + 20, class: "ld-toy-word" })),
+      makeText("sky", { x: x + 15, y: FLOOR + 22, class: "ld-toy-word ld-toy-strong" }),
+      makeText(at === LAYERS ? "→ “is”" : "", { x: x + 42, y: y(LAYERS - 1) + 14, class: "ld-toy-label ld-toy-strong" }),
     ];
   },
 };
@@ -94,14 +94,14 @@ const skip = {
         cell(left, layer, 40, isSkipped ? "refresh" : "runs"),
         cell(right, layer, 40, isSkipped ? "skipped" : "runs"),
         ...(isSkipped ? [arrow(left + 40, middle(layer), right - 2, middle(layer))] : []),
-        ...(isSkipped ? [label("+ d", { x: right + 48, y: middle(layer) + 4, class: "ld-toy-label" })] : []),
+        ...(isSkipped ? [makeText("+ d", { x: right + 48, y: middle(layer) + 4, class: "ld-toy-label" })] : []),
       ];
     });
     return [
       ...sides(),
       ...shapes.flat(),
-      label("full step", { x: left + 20, y: FLOOR + 20, class: "ld-toy-word ld-toy-strong" }),
-      label(at ? "LoRA step" : "the next step", { x: right + 20, y: FLOOR + 20, class: "ld-toy-word" }),
+      makeText("full step", { x: left + 20, y: FLOOR + 20, class: "ld-toy-word ld-toy-strong" }),
+      makeText(at ? "LoRA step" : "the next step", { x: right + 20, y: FLOOR + 20, class: "ld-toy-word" }),
     ];
   },
 };
@@ -162,13 +162,13 @@ function cacheOf(schedule, now, showsErrors) {
     }),
   );
   const steps = columns.map((step, i) =>
-    label(step > 0 ? String(step) : "", {
+    makeText(step > 0 ? String(step) : "", {
       x: left + i * width + 10,
       y: FLOOR + 20,
       class: `ld-toy-word ${step > 0 && kind(schedule, step) === "refresh" ? "ld-toy-strong" : ""}`,
     }),
   );
-  const prompt = label("prompt", { x: left + (PROMPT * width) / 2 - 2, y: FLOOR + 20, class: "ld-toy-word" });
+  const prompt = makeText("prompt", { x: left + (PROMPT * width) / 2 - 2, y: FLOOR + 20, class: "ld-toy-word" });
   return [...sides(), ...cells, prompt, ...steps];
 }
 

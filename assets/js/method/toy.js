@@ -57,9 +57,6 @@ export function entryOf(schedule, layer, step, now) {
   return "exact";
 }
 
-/** @param {string} text */
-export const label = (text, attributes) => Object.assign(makeSvg("text", attributes), { textContent: text });
-
 /**
  * A cell of a layer.
  *

@@ -2,7 +2,7 @@
  * keeps the runs, compares them and makes all figures and words (lora_drop/run/report/compare.py). */
 
 import { addTable, byStep } from "../charts/table.js";
-import { make, makeButton, makeSvg } from "../dom.js";
+import { make, makeButton, makeHead, makeRow, makeSvg } from "../dom.js";
 import { formatNumber, formatSaved } from "../format.js";
 import { mountBlind } from "./blind.js";
 import { mountRecordedWords, wordsView } from "./words.js";
@@ -125,8 +125,7 @@ function comparison(compared, forget) {
 
 function tableOf({ runs, settings, criterion }, forget) {
   const node = make("table", "ld-pins-table");
-  const head = make("tr");
-  head.append(make("td"), ...runs.map((run, at) => headOf(run, at, forget)));
+  const head = makeRow("", ...runs.map((run, at) => headOf(run, at, forget)));
   const rows = [
     row("Settings", runs.map(({ words }) => words)),
     row("Verdict", runs.map(({ verdict }) => verdict ?? "–")),
@@ -152,13 +151,7 @@ function headOf({ id, name }, at, forget) {
   return cell;
 }
 
-function row(name, values) {
-  const node = make("tr");
-  const head = make("th", "", name);
-  head.scope = "row";
-  node.append(head, ...values.map((value) => make("td", "", value)));
-  return node;
-}
+const row = (name, values) => makeRow(makeHead(name, "row"), ...values);
 
 /** One line for each run; a gap where there is no value. */
 function chart(words, curves) {
