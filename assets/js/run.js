@@ -204,17 +204,9 @@ export class Run {
   }
 
   /** @param {any[]} values the line of the figures so far: its mark, the main lane's, and two of each lane */
-  setFigures([, speedup, bound, saved, differs, agreement, loss, accepted, byChance, lanes]) {
-    this.figures = {
-      speedup,
-      bound,
-      kv_saved: saved,
-      first_divergence: differs,
-      top1_agreement: agreement,
-      quality_loss: loss,
-      accepted,
-      by_chance: Boolean(byChance),
-    };
+  setFigures([, speedup, bound, kv_saved, first_divergence, top1_agreement, quality_loss, accepted, byChance, lanes]) {
+    const figures = { speedup, bound, kv_saved, first_divergence, top1_agreement, quality_loss, accepted };
+    this.figures = { ...figures, by_chance: Boolean(byChance) };
     for (const lane of this.lanes) [lane.speed, lane.divergence] = lanes[lane.index];
   }
 }

@@ -48,3 +48,11 @@ export function penOf(canvas, height, scale = 1) {
   pen.setTransform(ratio * scale, 0, 0, ratio * scale, 0, 0);
   return pen;
 }
+
+/** Draw the outline of a box of canvas rectangles, with lines of a width. */
+export function outline(pen, [x, y, width, height], tint, most) {
+  const line = Math.min(most, width / 3);
+  pen.fillStyle = tint;
+  for (const edge of [y, y + height - line]) pen.fillRect(x, edge, width, line);
+  for (const edge of [x, x + width - line]) pen.fillRect(edge, y, line, height);
+}

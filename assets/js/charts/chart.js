@@ -31,6 +31,7 @@ export class Chart {
     this.plot = find(figure, ".ld-plot");
     this.from = 0; // the first step of the x axis
     this.span = 1;
+    this.unit = ""; // of the y axis
     this.revision = 0;
     /** @type {any[]} what Plotly draws */
     this.traces = [];
@@ -78,7 +79,7 @@ export class Chart {
 
   /** @returns {any} */
   layout() {
-    return baseLayout(this, "");
+    return baseLayout(this, this.unit);
   }
 
   /**
@@ -161,13 +162,19 @@ export class Chart {
    * @param {number | null} step
    */
   pointTo(step) {
+    this.place(this.pointer, step);
+  }
+
+  /** Put a line at a step; returns its place, or null if it is hidden. */
+  place(line, step) {
     const left = this.placeOf(step);
-    this.pointer.hidden = left === null;
-    if (left === null) return;
+    line.hidden = left === null;
+    if (left === null) return null;
     const { yaxis } = this.plot._fullLayout;
-    this.pointer.style.left = `${left}px`;
-    this.pointer.style.top = `${this.plot.offsetTop + yaxis._offset}px`;
-    this.pointer.style.height = `${yaxis._length}px`;
+    line.style.left = `${left}px`;
+    line.style.top = `${this.plot.offsetTop + yaxis._offset}px`;
+    line.style.height = `${yaxis._length}px`;
+    return left;
   }
 
   /**
@@ -177,15 +184,11 @@ export class Chart {
    */
   moveCursor(step) {
     this.cursorStep = step;
-    const left = this.placeOf(step);
-    this.cursor.hidden = left === null;
+    const left = this.place(this.cursor, step);
     if (left === null || step === null) return;
     const { xaxis, yaxis } = this.plot._fullLayout;
-    this.cursor.style.left = `${left}px`;
     // While a run is played for the first time, the plot after the cursor is veiled, as are the answers.
     this.cursor.style.setProperty("--ld-rest", `${this.plot.offsetLeft + xaxis._offset + xaxis._length - left}px`);
-    this.cursor.style.top = `${this.plot.offsetTop + yaxis._offset}px`;
-    this.cursor.style.height = `${yaxis._length}px`;
     const dots = this.at(step).map(([y, tint]) => {
       const dot = make("i");
       dot.style.top = `${yaxis.l2p(y)}px`;
@@ -267,22 +270,29 @@ export class Chart {
     else if (this.cursorStep !== null) this.moveCursor(this.cursorStep);
   }
 
+  /** No new points, for each trace: see `grow`. @returns {{x: any[], y: any[]}[]} */
+  noPoints() {
+    return this.traces.map(() => ({ x: [], y: [] }));
+  }
+
   /**
    * Add points to traces. Plotly draws only these, unless all data are due. Call it at most once a frame.
    *
-   * @param {{x: any[], y: any[]}} fresh of each trace
-   * @param {number[]} indices of the traces
+   * @param {{x: any[], y: any[]}[]} fresh by trace
+   * @returns {boolean} false if there are none
    */
-  grow(fresh, indices) {
+  grow(fresh) {
+    const indices = fresh.flatMap(({ x }, at) => (x.length ? [at] : []));
     if (this.isDue) {
-      indices.forEach((at, i) => {
+      for (const at of indices) {
         const trace = this.traces[at];
-        Object.assign(trace, { x: [...trace.x, ...fresh.x[i]], y: [...trace.y, ...fresh.y[i]] });
-      });
-      return;
+        Object.assign(trace, { x: [...trace.x, ...fresh[at].x], y: [...trace.y, ...fresh[at].y] });
+      }
+    } else if (indices.length) {
+      plotly().extendTraces(this.plot, { x: indices.map((at) => fresh[at].x), y: indices.map((at) => fresh[at].y) }, indices);
+      this.traces = this.plot.data ?? [];
     }
-    plotly().extendTraces(this.plot, fresh, indices);
-    this.traces = this.plot.data ?? [];
+    return indices.length > 0;
   }
 
   /** Give data and layout to Plotly, which keeps the zoom. */

@@ -134,12 +134,10 @@ export class DriftChart extends Chart {
   }
 
   extend() {
-    const add = this.traces.map(() => ({ x: [], y: [] }));
+    const add = this.noPoints();
     const tips = this.extendFocus(add);
     this.others.forEach((lane, i) => this.extendOther(lane, i, add[OTHERS + i]));
-    if (!add.some((trace) => trace.x.length)) return;
-    const column = (key) => add.map((trace) => trace[key]);
-    this.grow({ x: column("x"), y: column("y") }, add.map((_, i) => i));
+    if (!this.grow(add)) return;
     this.traces[MEAN].customdata.push(...tips);
     this.figure.dataset.state = "running";
   }

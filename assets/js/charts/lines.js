@@ -2,7 +2,7 @@
 
 import { isBaseline } from "../schedule.js";
 import { Chart, valuesAt } from "./chart.js";
-import { baseLayout, laneColor } from "./layout.js";
+import { laneColor } from "./layout.js";
 
 /** @typedef {import("../run.js").Lane} Lane */
 
@@ -65,18 +65,18 @@ class LinesChart extends Chart {
 
   extend() {
     const perLane = this.traces.length / Math.max(1, this.lanes.length);
-    const add = this.traces.map(() => ({ x: [], y: [] }));
+    const add = this.noPoints();
     this.lanes.forEach((lane, i) => {
       for (; this.isThere(lane, this.drawn[i]); this.drawn[i]++) this.point(lane, this.drawn[i], add, i * perLane);
     });
-    if (!add.some((trace) => trace.x.length)) return;
-    const column = (key) => add.map((trace) => trace[key]);
-    this.grow({ x: column("x"), y: column("y") }, add.map((_, i) => i));
+    this.grow(add);
   }
 }
 
 /** Milliseconds of each step. */
 export class TimeChart extends LinesChart {
+  unit = "ms";
+
   /**
    * @param {Lane} lane
    * @param {string} name
@@ -110,14 +110,12 @@ export class TimeChart extends LinesChart {
     const { plainLabels } = this.run;
     return this.lanes.map((lane, i) => ({ name: `${plainLabels[lane.index]}, ms`, x: this.traces[i].x, y: this.traces[i].y, digits: 2 }));
   }
-
-  layout() {
-    return baseLayout(this, "ms");
-  }
 }
 
 /** KL to the full model at each audited step, with a mark where the next token differs. */
 export class KlChart extends LinesChart {
+  unit = "nats";
+
   /** @param {Lane} lane */
   shows(lane) {
     return !isBaseline(lane.schedule);
@@ -180,9 +178,5 @@ export class KlChart extends LinesChart {
         { name: `${name}, next token`, x, y: Array.from(x, () => "another one") },
       ];
     });
-  }
-
-  layout() {
-    return baseLayout(this, "nats");
   }
 }

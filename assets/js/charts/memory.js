@@ -3,7 +3,7 @@
 
 import { baseline, isBaseline, kvTokens, varies } from "../schedule.js";
 import { Chart, valuesAt } from "./chart.js";
-import { baseLayout, color, laneColor } from "./layout.js";
+import { color, laneColor } from "./layout.js";
 
 export class MemoryChart extends Chart {
   /** @param {HTMLElement} figure */
@@ -69,26 +69,17 @@ export class MemoryChart extends Chart {
 
   extend() {
     const { lanes } = this.run;
-    /** @type {number[][]} */
-    const [x, y] = [[], []];
-    /** @type {number[]} */
-    const grown = [];
-    const grow = (trace, steps, bytes) => {
-      grown.push(trace);
-      x.push(steps.map((step) => step.step));
-      y.push(steps.map(bytes));
-    };
+    const add = this.noPoints();
+    const put = (trace, steps, bytes) => Object.assign(add[trace], { x: steps.map(({ step }) => step), y: steps.map(bytes) });
     for (const lane of lanes) {
       const fresh = lane.steps.slice(this.drawn[lane.index]);
       this.drawn[lane.index] = lane.steps.length;
-      if (!fresh.length) continue;
-      grow(lane.index, fresh, (step) => step.kvBytes / this.scale);
+      put(lane.index, fresh, (step) => step.kvBytes / this.scale);
       if (!varies(lane.schedule)) continue;
       const formula = ({ step, refreshes, lastRefresh }) => this.formulaAt(lane, step, refreshes, lastRefresh);
-      grow(lanes.length + lane.index, fresh, formula);
+      put(lanes.length + lane.index, fresh, formula);
     }
-    if (!grown.length) return;
-    this.grow({ x, y }, grown);
+    this.grow(add);
   }
 
   /** @param {number} step */
@@ -102,9 +93,5 @@ export class MemoryChart extends Chart {
       const what = i < lanes.length ? "counted" : "formula";
       return { name: `${plainLabels[i % lanes.length]}, ${what}, ${this.unit}`, x, y, digits: 2, isAhead };
     });
-  }
-
-  layout() {
-    return baseLayout(this, this.unit);
   }
 }

@@ -3,6 +3,7 @@
  * calls. */
 
 import { formatNumber } from "../format.js";
+import { outline } from "./canvas.js";
 import { expectedMs, reached } from "../pace.js";
 import { decodeMs, lastStep, tokensBy } from "../position.js";
 import { isBaseline, verifies } from "../schedule.js";
@@ -130,7 +131,7 @@ function drawBars(pen, run, moment, bars, size) {
     pen.fillRect(bars.x, y, solid * unit, size.bar);
     // At the end, tokens that a lane wrote after the first one had finished are a thin bar.
     pen.fillRect(bars.x + solid * unit, y + size.bar * (0.5 - LATE / 2), (accepted - solid) * unit, size.bar * LATE);
-    if (drafts) drawHollow(pen, bars.x + accepted * unit, y, drafts * unit, size.bar, tint);
+    if (drafts) outline(pen, [bars.x + accepted * unit, y, drafts * unit, size.bar], tint, 1.5);
     const middle = y + size.bar / 2;
     const name = run.plainLabels[lane.index];
     label(pen, name, bars.x - 8, middle, "right", tint, bars.x - 10);
@@ -139,14 +140,6 @@ function drawBars(pen, run, moment, bars, size) {
     label(pen, words, bars.x + bars.width + 8, middle, "left", color("ink"));
     return `${name} ${words}${drafts ? `, ${drafts} not yet checked` : ""}`;
   });
-}
-
-/** Draw the outline of a bar. */
-function drawHollow(pen, x, y, width, height, tint) {
-  const line = Math.min(1.5, width / 3);
-  pen.fillStyle = tint;
-  for (const edge of [y, y + height - line]) pen.fillRect(x, edge, width, line);
-  for (const edge of [x, x + width - line]) pen.fillRect(edge, y, line, height);
 }
 
 /** @param {number} ms */

@@ -4,7 +4,7 @@
 import { find } from "../dom.js";
 import { skips } from "../kinds.js";
 import { shownTokens } from "../position.js";
-import { penOf, redraw } from "./canvas.js";
+import { outline, penOf, redraw } from "./canvas.js";
 import { color, faded, isTalk, talkSize } from "./layout.js";
 
 /** @typedef {import("../run.js").Lane} Lane */
@@ -68,25 +68,10 @@ function draw(canvas, lane, tokens, planned) {
       else if (!isLora) pen.fillStyle = again;
       else pen.fillStyle = refresh === "repair" && step < verified ? faded(again, 0.45) : color("panel");
       pen.fillRect(box[0], box[1], box[2], box[3]);
-      if (isLora && isSkipped.has(layer)) outline(pen, box, skipped);
+      if (isLora && isSkipped.has(layer)) outline(pen, box, skipped, LINE);
     }
   }
   return across;
-}
-
-/**
- * Outline a cell from within.
- *
- * @param {CanvasRenderingContext2D} pen
- * @param {Box} box
- * @param {string} tint
- */
-function outline(pen, [x, y, width, height], tint) {
-  pen.fillStyle = tint;
-  pen.fillRect(x, y, width, LINE);
-  pen.fillRect(x, y + height - LINE, width, LINE);
-  pen.fillRect(x, y, LINE, height);
-  pen.fillRect(x + width - LINE, y, LINE, height);
 }
 
 /** The last full step among the first tokens. */

@@ -123,13 +123,8 @@ export class Drawing {
    * @param {number} layer
    */
   seek(step, layer) {
-    const { scene } = this;
-    scene.cells.forEach((column, s) =>
-      column.forEach((cell, i) => cell.classList.toggle("ld-on", s < step || (s === step && i < layer))),
-    );
-    scene.bars.forEach((_, i) => scene.setBar(i, step, i < layer));
-    this.cursor = { step, layer };
-    this.time = timeAt(scene, step, layer);
+    this.light(step, layer);
+    this.time = timeAt(this.scene, step, layer);
     this.move(step, layer);
   }
 
@@ -187,17 +182,13 @@ export class Drawing {
     requestAnimationFrame((next) => this.frame(next));
   }
 
-  /** Light the cells that the token passed since the last frame. */
+  /** Light the cells that the token has passed. */
   light(step, layer) {
-    const { scene, cursor } = this;
-    if (step === cursor.step && layer === cursor.layer) return;
-    for (let s = cursor.step; s <= step; s++) {
-      const end = s === step ? layer : scene.schedule.numLayers;
-      for (let i = s === cursor.step ? cursor.layer : 0; i < end; i++) {
-        scene.cells[s][i].classList.add("ld-on");
-        scene.setBar(i, s, true);
-      }
-    }
+    const { scene } = this;
+    scene.cells.forEach((column, s) =>
+      column.forEach((cell, i) => cell.classList.toggle("ld-on", s < step || (s === step && i < layer))),
+    );
+    scene.bars.forEach((_, i) => scene.setBar(i, step, i < layer));
     this.cursor = { step, layer };
   }
 
