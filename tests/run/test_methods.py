@@ -21,7 +21,6 @@ from lora_drop.run.run import run
 from lora_drop.run.trace.trace import gather
 from tests.support.decoding import DECODERS, PROMPT, decoder_of
 
-PROMPT_IDS = torch.tensor([PROMPT])
 REPEATING = [5, 99, 17, 42, 5, 99, 17, 42, 5, 99]
 LOSSLESS = ["layerskip:2:3", "layerskip:5:1", "draft-verify:2:2", "prompt-lookup:4:2", "prompt-lookup:1:1"]
 SAMPLED = Sampling(0.9, 0.95, 3)
