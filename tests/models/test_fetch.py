@@ -34,7 +34,8 @@ def far(monkeypatch, tmp_path):
 
 def test_it_says_how_far_it_is(far):
     blobs = far(
-        "open(folder + '/a', 'wb').write(bytes(1_000_000))\nwhile not os.path.exists(folder + '/seen'): time.sleep(0.01)"
+        "open(folder + '/a', 'wb').write(bytes(1_000_000))\n"
+        "while not os.path.exists(folder + '/seen'): time.sleep(0.01)"
     )
     for words in hub.download(NAME, FILES, lambda: False):
         assert words in {"Fetching owner/model: 0 of 3 MB.", "Fetching owner/model: 1 of 3 MB."}
