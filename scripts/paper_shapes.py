@@ -22,7 +22,15 @@ from typing import Any
 
 import torch
 
-from lora_drop.evaluation.measure.bench import bandwidths, beside, rate_of, rows_cost, text_of, time_lanes
+from lora_drop.evaluation.measure.bench import (
+    beside,
+    one_more_row,
+    rate_of,
+    read_bandwidth,
+    rows_cost,
+    text_of,
+    time_lanes,
+)
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import ModelShape, kv_saved
 from lora_drop.method.paper import LABEL, ROWS
@@ -94,7 +102,7 @@ def rows(shapes: list[str], memory: int, prompt_tokens: int, dtype: str = "bfloa
         loaded = load_model(f"random:{name}", "auto", dtype)
         cost = rows_cost(loaded, LoraDropConfig(), text_of(loaded, prompt_tokens))["4"]
         about = {"model": f"random:{shape}", "dtype": dtype, "layers": layers, "of": SHAPES[shape].num_hidden_layers}
-        about["row_cost"] = None if cost is None else (cost - 1) / 3
+        about["row_cost"] = one_more_row(cost, 4)
         for ratio in RATIOS:
             for k in KS:
                 yield about | row(loaded, ratio, k, prompt_tokens)
@@ -133,7 +141,7 @@ def main() -> None:
         done.append(one)
     if args.out:
         about = {"source": "scripts/paper_shapes.py", "device": describe_device(device)}
-        about |= {"date": datetime.now(UTC).date().isoformat(), **bandwidths(device)}
+        about |= {"date": datetime.now(UTC).date().isoformat(), "read_gb_per_second": read_bandwidth(device)}
         content = SHAPES_FILE.begin(about) | {"rows": done}
         write_files({args.out: json.dumps(content, indent=1, allow_nan=False) + "\n"})
     print(f"\nThe columns `paper` are {LABEL}; {torch.get_num_threads()} threads here.")

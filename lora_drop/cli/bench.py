@@ -10,7 +10,15 @@ from lora_drop.cli.arguments import Commands, add_command, load
 from lora_drop.cli.output import Row, cell, note, print_json, print_table, say
 from lora_drop.method.cost import human_bytes
 from lora_drop.method.presets import config_from
-from lora_drop.run.report.speed import speedup_words
+from lora_drop.run.report.speed import quotient, speedup_words
+
+TIMED = {  # figures that every run has, but for a noisy clock
+    "baseline_tokens_per_second": "the baseline",
+    "lora_drop_tokens_per_second": "LoRA-Drop",
+    "speedup": "the speedup",
+    "row_cost": "the cost of a repair's row",
+    "read_gb_per_second": "the read bandwidth",
+}
 
 
 def add(commands: Commands) -> None:
@@ -41,14 +49,16 @@ def run(args: argparse.Namespace) -> None:
     loaded = load(args)
     result = bench(loaded, config, args.prompt_tokens, args.new_tokens, args.rounds, prompts, say)
     del loaded  # the references load their own
-    lengths = args.prompt_tokens, args.new_tokens, result["config"]["prompts"]
+    lengths, read = (args.prompt_tokens, args.new_tokens, result["config"]["prompts"]), result["read_gb_per_second"]
     for name, drafts in (("hf_generate", None), ("hf_prompt_lookup", LOOKUP)):
         reference = None
         if args.hf:
             say("transformers' generate" + (f", prompt_lookup_num_tokens {drafts}" if drafts else ""))
-            reference = isolated("hf_generate", args.model, args.device, args.dtype, *lengths, drafts)
+            reference = isolated("hf_generate", args.model, args.device, args.dtype, *lengths, drafts, read)
             if reference is None:
                 note("transformers' generate failed, so there is no reference.")
+            elif reference["tokens_per_second"] is None:
+                note("transformers' generate is too noisy to time here: raise --new-tokens.")
         result[f"{name}_tokens_per_second"] = reference and reference["tokens_per_second"]
         result[f"{name}_dtype"] = reference and reference["dtype"]
     result["llama_cpp_tokens_per_second"] = None
@@ -80,9 +90,10 @@ def _show(result: dict[str, Any]) -> None:
     )
     low, high = result["speedup_interval"] or (None, None)
     words = speedup_words(result["speedup"], result["speedup_interval"])
-    print(f"\nprompt read in {result['first_token_ms']:.1f} ms, once for all lanes")
+    print(f"\nprompt read in {cell(result['first_token_ms'], '.1f', ' ms')}, once for all lanes")
     if alone := result["head_only"]:
-        print(f"full model with the screened head alone: {alone['speedup']:.3f}x, bound {alone['bound']:.3f}x")
+        speedup = cell(alone["speedup"], ".3f", "x")
+        print(f"full model with the screened head alone: {speedup}, bound {alone['bound']:.3f}x")
     if result["accepted"] is not None:
         print(f"drafts that the full model accepted: {result['accepted']:.1%}")
     costs = ", ".join(f"{cell(cost, '.2f')} of {rows} rows" for rows, cost in result["rows_cost"].items())
@@ -94,15 +105,17 @@ def _show(result: dict[str, Any]) -> None:
             f"a token costs at least l (w-1)/w + (1 + m (w-1))/w = {cost:.3f} of them at w {config['period']}, "
             f"which is {1 / cost:.3f}x if no draft is rejected"
         )
+    share = cell(result["baseline_share_of_read_bandwidth"], ".0%")
+    reached, bandwidth = (cell(result[f"{name}_gb_per_second"], ".1f", " GB/s") for name in ("baseline", "read"))
     print(
-        f"speedup {result['speedup']:.3f}x{f', {words}' if words else ''} (95% interval {cell(low, '.3f')} to "
-        f"{cell(high, '.3f')}); bound {result['bound']:.3f}x, an estimate from memory traffic: "
-        f"{result['speedup_over_bound']:.1%} of it\n"
-        f"the baseline reads {result['baseline_bytes_per_step'] / 1e6:.1f} MB a step, "
-        f"{result['baseline_gb_per_second']:.1f} GB/s: {result['baseline_share_of_read_bandwidth']:.0%} of the "
-        f"{result['read_gb_per_second']:.1f} GB/s that this device reads "
-        f"({result['copy_gb_per_second']:.1f} GB/s copying)"
+        f"speedup {cell(result['speedup'], '.3f', 'x')}{f', {words}' if words else ''} (95% interval "
+        f"{cell(low, '.3f')} to {cell(high, '.3f')}); bound {result['bound']:.3f}x, an estimate from memory traffic: "
+        f"{cell(result['speedup_over_bound'], '.1%')} of it\n"
+        f"the baseline reads {result['baseline_bytes_per_step'] / 1e6:.1f} MB a step, {reached}: {share} of the "
+        f"{bandwidth} that this device reads"
     )
+    if noisy := [words for name, words in TIMED.items() if result[name] is None]:
+        print(f"too noisy to time: {', '.join(noisy)}; raise --new-tokens or --rounds")
 
 
 def _lanes(result: dict[str, Any]) -> Iterator[Row]:
@@ -119,9 +132,9 @@ def _references(result: dict[str, Any]) -> Iterator[Row]:
         ("llama.cpp, same GGUF", "llama_cpp"),
     ):
         if rate := result[f"{name}_tokens_per_second"]:
-            dtype, times = result.get(f"{name}_dtype"), result["baseline_tokens_per_second"] / rate
+            dtype, times = result.get(f"{name}_dtype"), quotient(result["baseline_tokens_per_second"], rate)
             yield {
                 "name": f"{label}, {dtype}" if dtype else label,
                 "rate": rate,
-                "beside": f"the baseline is {times:.2f} times as fast",
+                "beside": f"the baseline is {times:.2f} times as fast" if times else None,
             }

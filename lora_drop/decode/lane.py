@@ -121,11 +121,6 @@ class Lane:
         """How many of `tokens` can no longer be rejected."""
         return len(self.tokens) - len(self.state.pending) if self.schedule.verifies else len(self.tokens)
 
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Tokens per second of decoding, without prefill and rejected tokens; None before the first decode step."""
-        return 1000 * self.decode_steps / self.decode_ms if self.decode_steps else None
-
     def __iter__(self) -> Iterator[LaneEvent]:
         return self
 

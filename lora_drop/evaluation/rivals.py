@@ -80,7 +80,7 @@ def compare_methods(
         return rows
 
     for name in searched:
-        best = max(measured(chosen[name], is_search=True), key=lambda row: row["speedup"])
+        best = max(measured(chosen[name], is_search=True), key=lambda row: row["speedup"] or 0)
         chosen[name] = [best["method"]]
     for names in chosen.values():
         measured(names, is_search=False)

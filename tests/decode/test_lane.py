@@ -140,7 +140,7 @@ COUNT = list(range(1, 9))  # the full model's tokens
 def test_a_plain_lane():
     decoder = Scripted(COUNT)
     one = lane(decoder, count=4)
-    assert one.decode_steps == 0 and one.tokens_per_second is None and one.verified == 0
+    assert one.decode_steps == 0 and one.verified == 0
     steps = list(one)
     assert [brief(step) for step in steps] == [
         (0, "prefill", 1, 1), (1, "refresh", 2, 1), (2, "refresh", 3, 1), (3, "refresh", 4, 1),
@@ -149,7 +149,7 @@ def test_a_plain_lane():
     assert one.tokens == [1, 2, 3, 4] and one.ended == "length" and one.verified == 4
     assert [step.ms for step in steps] == [11.0, 4.0, 4.0, 4.0]  # prefill: 7 for the prompt, 4 for its own
     assert (one.prefill_ms, one.decode_ms, one.clock_ms) == (11.0, 12.0, 23.0)
-    assert one.decode_steps == 3 and one.tokens_per_second == pytest.approx(1000 * 3 / 12)
+    assert one.decode_steps == 3
     assert [step.entropy for step in steps] == [0.25] * 4  # the decoder's own
     token = 2 * LAYERS * 2 * 4  # bytes of a token's K/V
     assert [step.kv_bytes for step in steps] == [token * n for n in (5, 6, 7, 8)] and one.kv_bytes == token * 8
@@ -221,7 +221,7 @@ def test_all_drafts_accepted():
     ]  # fmt: skip
     assert one.tokens == COUNT[:7] and (one.drafts, one.accepted) == (5, 5) and one.ended == "length"
     assert [event.ms for event in events] == [11.0] + [4.0] * 7 and one.decode_ms == 28.0
-    assert one.decode_steps == 6 and one.tokens_per_second == pytest.approx(1000 * 6 / 28)
+    assert one.decode_steps == 6
 
 
 @pytest.mark.parametrize(("accept", "verified"), [(1.0, [1, 1, 1, 1, 5, 5, 5, 7]), (0.0, [1, 2, 3, 4, 5, 6, 7])])

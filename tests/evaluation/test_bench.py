@@ -1,8 +1,10 @@
 """The bench: the contract's keys, bytes counted from the tensors, one line for a mistake. Times are not judged."""
 
 import dataclasses
+import itertools
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,11 +14,14 @@ from lora_drop.cli.main import main
 from lora_drop.decode.head import screen
 from lora_drop.decode.native.loader import library
 from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.measure import bench_reference
 from lora_drop.evaluation.measure.bench import bench, beside, median_ms, paired_speedup, rate_of, time_lanes
 from lora_drop.evaluation.measure.bench_reference import gguf_of, hf_generate, isolated
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.cost import kv_bytes, speed_bound
+from lora_drop.method.cost import kv_bytes, speed_bound, step_bytes
+from lora_drop.method.presets import PRESETS
 from lora_drop.method.schedule import baseline_schedule
+from lora_drop.models.load import load_model
 from lora_drop.run.request import LanePlan, baseline_lane
 from lora_drop.run.results.prompts import HELD_OUT
 from lora_drop.run.trace.records import BASELINE, LORA_DROP, JudgeRecord, RewindRecord, StepRecord
@@ -36,12 +41,18 @@ def small_bandwidth(monkeypatch):
     monkeypatch.setattr("lora_drop.evaluation.measure.bench.BANDWIDTH_BYTES", 2**20)
 
 
-def test_the_contracts_keys_with_transformers_beside(capsys):
+@pytest.fixture
+def in_process(monkeypatch):
+    """Transformers' `generate` in this process: its own one would import torch again."""
+    monkeypatch.setattr(bench_reference, "isolated", lambda function, *args: hf_generate(*args))
+
+
+def test_the_contracts_keys_with_transformers_beside(in_process, capsys):
     assert main([*TINY, *SMALL, "--period", "3", "--drop-ratio", "1", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result.keys() >= CONTRACT
-    numbers = [result[name] for name in CONTRACT if "per_second" in name]
-    assert all(number > 0 for number in numbers) and len(result["runs"]) == 2
+    assert all(result[name] is None or result[name] > 0 for name in CONTRACT if "per_second" in name)
+    assert len(result["runs"]) == 2
     assert result["speedup_over_bound"] == pytest.approx(result["speedup"] / result["bound"])
     assert result["device"]["decoder"] and ("kernels" in result["device"]) == (library() is not None)
     assert result["config"]["dropped"] == [3, 4]
@@ -59,9 +70,9 @@ def test_bytes_and_bound_are_those_of_the_run(tiny):
         spare = result[f"kv_allocated_bytes_{lane}"] - result[f"kv_bytes_{lane}"]
         assert 0 <= spare < block
     low, high = result["speedup_interval"]
-    assert 0 < low <= high and result["head_only"] is None, "without adapters there is no screened head"
-    assert result["rows_cost"].keys() == {"3", "4", "8"} and all(cost > 0 for cost in result["rows_cost"].values())
-    assert result["lora_cost"] > 0 and result["token_cost"] is None, "its full steps repair nothing"
+    assert low <= high and result["head_only"] is None, "without adapters there is no screened head"
+    assert result["rows_cost"].keys() == {"3", "4", "8"}
+    assert result["token_cost"] is None, "its full steps repair nothing"
     assert result["accepted"] is None and result["config"]["prompts"] == []
 
 
@@ -74,11 +85,12 @@ def test_the_full_model_with_the_screened_head_is_a_row_of_its_own(tiny, tmp_pat
     bank.save(tmp_path / "bank")
     config = LoraDropConfig(period=3, adapters=str(tmp_path / "bank"))
     alone = bench(tiny, config, prompt_tokens=9, new_tokens=12, rounds=1)["head_only"]
-    assert alone["speedup"] > 0 and alone["bound"] > 1
+    assert alone["bound"] > 1
     assert bench(tiny, config.replace(adapters="none"), 9, 12, 1)["head_only"] is None
 
 
-def test_a_setting_that_depends_on_the_text_is_timed_on_real_prompts(tiny, tmp_path):
+def test_a_setting_that_depends_on_the_text_is_timed_on_real_prompts(tiny, monkeypatch):
+    monkeypatch.setattr("lora_drop.evaluation.measure.bench.rows_cost", lambda *_: {"4": 1.6})
     trained = dataclasses.replace(tiny, id="trained", weights=None)
     config = LoraDropConfig(period=3, drop_ratio=1.0, refresh="repair", kv="write", accept=0.5, adapters="none")
     result = bench(trained, config, new_tokens=12, rounds=1)
@@ -101,10 +113,76 @@ def test_a_prompts_file_and_transformers_own_drafts(tmp_path, capsys, monkeypatc
     assert [(args[6], args[7]) for args in asked] == [(["Why?"], None), (["Why?"], 10)]
 
 
-def test_transformers_prompt_lookup_runs():
-    """Its speed is a difference of two times, which on a busy machine can be below zero: no assert of it here."""
-    row = hf_generate("random:tiny-llama", "cpu", "float32", 9, 8, ["Why?"], 4)
+def test_transformers_prompt_lookup_runs_in_a_process_of_its_own():
+    row = isolated("hf_generate", "random:tiny-llama", "cpu", "float32", 9, 8, ["Why?"], 4)
     assert row.keys() == {"tokens_per_second", "dtype"} and row["dtype"] == "float32"
+
+
+def test_a_rate_at_which_the_weights_were_not_read_is_none(monkeypatch):
+    """1 s for eight tokens and 0.3 s for the first one: 10 tokens/s."""
+    monkeypatch.setattr(bench_reference, "_timed", lambda loaded, ids, count, lookup: {8: 1.0, 1: 0.3}[count])
+    call = "random:tiny-llama", "cpu", "float32", 9, 8, ["Why?"]
+    assert hf_generate(*call)["tokens_per_second"] == pytest.approx(10)
+    slow = 5e-9 * step_bytes(load_model(*call[:3]).shape, baseline_schedule(6), 1, 1, 4)  # 5 steps/s
+    assert hf_generate(*call, None, slow)["tokens_per_second"] is None
+    assert hf_generate(*call, 1, 1.01 * slow)["tokens_per_second"] == pytest.approx(10), "two tokens a step"
+
+
+@pytest.fixture(params=[0, -1], ids=["stands still", "runs backwards"])
+def no_time(request, monkeypatch):
+    """Clocks all of whose differences are 0, or below."""
+    clock = SimpleNamespace(perf_counter=itertools.count(0, request.param).__next__)
+    for module in ("decode.clock", "evaluation.measure.bench_reference"):
+        monkeypatch.setattr(f"lora_drop.{module}.time", clock)
+
+
+def timed_figures(value):
+    """Every figure of a clock in a result, at any depth."""
+    if isinstance(value, list):
+        return [figure for one in value for figure in timed_figures(one)]
+    if not isinstance(value, dict):
+        return []
+    named = [figure for name, figure in value.items() if any(word in name for word in TIMED)]
+    return [one for one in named if not isinstance(one, dict)] + timed_figures([*value.values()])
+
+
+TIMED = ("per_second", "speedup", "first_token_ms", "row_cost", "lora_cost", "token_cost", "outside", "share_of")
+
+
+def test_without_a_difference_of_times_bench_says_null(no_time, in_process, monkeypatch, capsys):
+    argv = [*TINY[:-1], "1", *SMALL, "--period", "3", "--refresh", "repair", "--kv", "write"]
+    assert main([*argv, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    figures = timed_figures(result)
+    figures += result["rows_cost"].values()
+    assert len(figures) > 15 and set(figures) == {None}
+    monkeypatch.setattr("lora_drop.evaluation.measure.bench.bench", lambda *_: result)
+    monkeypatch.setattr(bench_reference, "isolated", lambda *_: {"tokens_per_second": None, "dtype": "float32"})
+    assert main(argv) == 0
+    out, err = capsys.readouterr()
+    (line,) = (line for line in out.splitlines() if "too noisy" in line)
+    assert line.startswith("too noisy to time: the baseline, LoRA-Drop, the speedup") and "--rounds" in line
+    assert err.count("transformers' generate is too noisy to time here: raise --new-tokens.") == 2
+
+
+def test_without_a_difference_of_times_the_other_measurements_say_null(no_time, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lora_drop.evaluation.measure.calibrate.LEAST_TOKENS", 1)
+    monkeypatch.setattr("lora_drop.run.results.calibration.calibrations", lambda: tmp_path / "speeds")
+    monkeypatch.setattr("lora_drop.evaluation.presets.presets_for", lambda model: {"fast": PRESETS["fast"]})
+    monkeypatch.setattr("lora_drop.evaluation.samples.sample_presets", lambda *_: {})
+    (tmp_path / "asked.jsonl").write_text('{"prompt": "Why?"}\n')
+    asked, fields = str(tmp_path / "asked.jsonl"), ["--data", str(data), "--prompt-field", "q"]
+    commands = {
+        "calibrate": ["--seconds", "0.01"],
+        "compare": [*fields, "--methods", "exit:4", "--max-new-tokens", "6", "--out", str(tmp_path / "c")],
+        "presets": [*fields, "--target-field", "a", "--prompts", asked, "--out", str(tmp_path / "p")],
+    }
+    for name, options in commands.items():
+        for form in ([], ["--json"]):
+            assert main([name, "--model", "random:tiny-llama", "--dtype", "float32", *options, *form]) == 0
+        result = json.loads(capsys.readouterr().out.splitlines()[-1])
+        figures = timed_figures(result.get("presets", result)["rows"])
+        assert figures and set(figures) == {None}, name
 
 
 def test_the_table_for_people(capsys):
@@ -123,7 +201,7 @@ def test_a_run_that_does_not_fit_is_one_line(tiny, monkeypatch):
 
 
 LLAMA = """
-import os, time
+import os
 class Llama:
     def __init__(self, path, n_ctx, n_threads, n_threads_batch, verbose):
         if not path.endswith(".gguf") or n_ctx != 17 or verbose:  # no assert: PYTHONOPTIMIZE would take it away
@@ -131,7 +209,7 @@ class Llama:
         if os.environ["OMP_WAIT_POLICY"] != "active":  # what is best for it, whatever this program waits by
             raise ValueError("its threads sleep")
     def reset(self): self.read = 0
-    def eval(self, tokens): self.read += len(tokens); time.sleep(0.001)
+    def eval(self, tokens): self.read += len(tokens)
     def sample(self, temp): return {(0.0, True): 7}[temp, self.read >= 9]
 """
 
@@ -148,7 +226,7 @@ def test_llama_cpp_is_beside_it_where_it_is_here(tmp_path, monkeypatch):
     assert gguf_of("model.gguf", str(path), "cuda") is None
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), str(ROOT))))
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
-    assert 0 < isolated("llama_generate", str(path), "random:tiny-llama", 9, 8, [], 1) < 1000
+    assert isolated("llama_generate", str(path), "random:tiny-llama", 9, 8, [], 1) > 0
     refused = isolated("llama_generate", str(path), "random:tiny-llama", 12, 8, [], 1)
     assert refused is None  # by the stub: no figure, no crash
 
@@ -178,7 +256,7 @@ def test_every_step_of_both_lanes_is_there(tiny):
     assert set(median_ms([report], BASELINE)) == {"refresh"}
     assert beside([report], LORA_DROP)["bound"] == speed_bound(tiny.shape, report.lanes[LORA_DROP].schedule, 19, 5)
     low, high = beside([report, report], LORA_DROP)["speedup_interval"]
-    assert 0 < low <= high and beside([report], LORA_DROP)["accepted"] is None
+    assert low <= high and beside([report], LORA_DROP)["accepted"] is None
 
 
 def test_passes_for_rejected_tokens_count(tiny):

@@ -67,7 +67,7 @@ def test_every_preset_is_timed_beside_the_full_model(tiny):
     assert rows.keys() == PRESETS.keys(), "without adapters there is no screened head"
     for name, row in rows.items():
         assert row["config"] == PRESETS[name].config.differences() and row["adapters_fingerprint"] is None
-        assert row["speedup"] > 0 and row["bound"] > 0
+        assert row["bound"] > 0
         assert (row["accepted"] is not None) == (PRESETS[name].config.accept > 0)
     write_calibration(tiny, list(rows.values()))
     assert speeds_here(tiny) == rows

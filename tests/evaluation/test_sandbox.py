@@ -58,9 +58,7 @@ def test_a_program_that_fails_is_one_line(way, code, says):
 
 
 def test_a_program_that_sleeps_is_ended(way):
-    started = time.monotonic()
-    assert fails("import time; time.sleep(60)", way, Limits(seconds=1)) == "took longer than 1 s"
-    assert time.monotonic() - started < 10
+    assert fails("import signal; signal.pause()", way, Limits(seconds=1)) == "took longer than 1 s"
 
 
 def test_a_fork_bomb_is_bounded(way):

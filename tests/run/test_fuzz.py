@@ -10,7 +10,6 @@ import json
 import random
 import re
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -41,7 +40,6 @@ from tests.support.fuzzing import (
 TRACES = sorted((CORPUS / "traces").glob("*.jsonl"))
 BANKS = sorted(path for path in (CORPUS / "adapters").iterdir() if path.is_dir())
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-LONGEST = 20  # seconds that one small file may take, on a machine that is busy with something else
 
 
 def shown(raw: bytes, calls: Callbacks, folder: Path, capsys) -> bool:
@@ -50,7 +48,6 @@ def shown(raw: bytes, calls: Callbacks, folder: Path, capsys) -> bool:
     All that a reader of traces calls is called: nothing may raise but the one exception, with one line.
     """
     TRIED["traces"] += 1
-    started = time.monotonic()
     path = folder / "a trace.jsonl"
     path.write_bytes(raw)
     wire, status = calls.open_trace(path)
@@ -86,7 +83,6 @@ def shown(raw: bytes, calls: Callbacks, folder: Path, capsys) -> bool:
         captured = capsys.readouterr()
         assert captured.err == "" and not CONTROLS.search(captured.out)
         assert not option or strict_json(captured.out)
-    assert time.monotonic() - started < LONGEST
     return True
 
 
@@ -108,7 +104,6 @@ def test_a_mutated_trace_is_read_or_refused(path, calls, tmp_path, capsys):
 def taken(folder: Path, loaded) -> bool:
     """Read an adapter folder and run with it; False if it was refused. What runs gives a trace that reads."""
     TRIED["adapters"] += 1
-    started = time.monotonic()
     config = LoraDropConfig(period=3, drop_layers=(2, 4), adapters=str(folder))
     request = Request("Why?", config, max_new_tokens=3, temperature=1.0, ignore_eos=True)
     try:
@@ -117,8 +112,6 @@ def taken(folder: Path, loaded) -> bool:
     except LoraDropError as error:
         assert str(folder.parent) not in one_line(error)
         return False
-    finally:
-        assert time.monotonic() - started < LONGEST
     lines = "".join(map(write_line, records))
     for line in lines.splitlines():
         strict_json(line)

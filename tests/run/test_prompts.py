@@ -56,7 +56,7 @@ def test_another_setting_does_not_read_the_prompt_again(tiny, reads):
     moved = trace_of(tiny, prompts, period=4)
     assert len(reads) == 1 and moved.summary.prefill_cached
     assert facts(moved) == facts(trace_of(tiny, period=4))
-    assert moved.summary.lanes[BASELINE]["prefill_ms"] == moved.steps[BASELINE][0].ms > 0
+    assert moved.summary.lanes[BASELINE]["prefill_ms"] == moved.steps[BASELINE][0].ms
     assert not trace_of(tiny, prompts, prompt="Another one.").summary.prefill_cached
 
 

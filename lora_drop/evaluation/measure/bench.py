@@ -7,11 +7,13 @@ tokens that stand, with an interval from a bootstrap over whole refresh cycles.
 Measured beside them: the full model with a screened head if the adapters have one, the cost of a repair, the physical
 bound for these shapes and lengths, the bytes per second that the baseline reads against those that the device can
 read, and transformers' own `generate` on the same model (`bench_reference`).
+
+A clock is coarse, and its differences are noisy: a figure that comes out at 0 or below, or of a time that does, is
+None.
 """
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -28,7 +30,7 @@ from lora_drop.method.schedule import NO_TRIGGERS, Schedule, baseline_schedule
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.tokens import encode_prompt, encode_text
 from lora_drop.run.report.report import Report
-from lora_drop.run.report.speed import speedup_interval
+from lora_drop.run.report.speed import quotient, speedup_interval
 from lora_drop.run.request import LanePlan, Plan, Request, baseline_lane
 from lora_drop.run.results.prompts import HELD_OUT
 from lora_drop.run.run import run
@@ -81,11 +83,10 @@ def time_lanes(
     return report
 
 
-def rate_of(runs: Sequence[Report], lane: str) -> float:
-    """Tokens that stand per second of decoding, over all runs."""
+def rate_of(runs: Sequence[Report], lane: str) -> float | None:
+    """Tokens that stand per second of decoding, over all runs; None without any."""
     lanes = [report.lanes[lane] for report in runs]
-    ms = sum(one.decode_ms for one in lanes)
-    return 1000 * sum(one.kept for one in lanes) / ms if ms else math.nan
+    return quotient(1000 * sum(one.kept for one in lanes), sum(one.decode_ms for one in lanes))
 
 
 def beside(runs: Sequence[Report], lane: str) -> dict[str, Any]:
@@ -100,22 +101,21 @@ def beside(runs: Sequence[Report], lane: str) -> dict[str, Any]:
     verified = [one for one in ours if one.schedule.verifies]
     drafts = sum(one.drafts for one in verified)
     return {
-        "speedup": rate_of(runs, lane) / rate_of(runs, BASELINE),
+        "speedup": quotient(rate_of(runs, lane), rate_of(runs, BASELINE)),
         "speedup_interval": speedup_interval([pair for report in runs for pair in report.pairs(lane)]),
         "bound": statistics.mean(one.bound or 1.0 for one in ours),
         "accepted": sum(one.accepted for one in verified) / drafts if drafts else None,
     }
 
 
-def paired_speedup(runs: Sequence[Report], lane: str) -> float:
+def paired_speedup(runs: Sequence[Report], lane: str) -> float | None:
     """A lane's speedup over the baseline in the cycles that its interval resamples: of both at the same time alone.
 
     The rates of whole runs (`rate_of`) also count what one lane did after the other had ended, under other load.
     """
     pairs = [pair for report in runs for pair in report.pairs(lane)]
-    sums = ([sum(values) for values in zip(*side, strict=True)] for side in zip(*pairs, strict=True))
-    (own_tokens, own_ms), (base_tokens, base_ms) = sums
-    return own_tokens * base_ms / (own_ms * base_tokens)
+    own, base = ([sum(values) for values in zip(*side, strict=True)] for side in zip(*pairs, strict=True))
+    return quotient(quotient(*own), quotient(*base))
 
 
 def median_ms(runs: Sequence[Report], lane: str) -> dict[str, float]:
@@ -134,15 +134,24 @@ def row_cost(runs: Sequence[Report], lane: str) -> float | None:
     if not (schedule.repairs and schedule.dropped):
         return None
     times = [one.ms for report in runs for one in report.lanes[lane].full if one.rows == schedule.period]
-    whole = median_ms(runs, BASELINE).get("refresh")
-    return (statistics.median(times) / whole - 1) / (schedule.period - 1) if times and whole else None
+    repair = quotient(statistics.median(times), median_ms(runs, BASELINE).get("refresh")) if times else None
+    return one_more_row(repair, schedule.period)
+
+
+def one_more_row(repair: float | None, rows: int) -> float | None:
+    """What one more row costs in a repair, in full steps of one row.
+
+    Args:
+        repair: the cost of one of so many rows.
+    """
+    return None if repair is None else quotient(repair - 1, rows - 1)
 
 
 def outside_share(runs: Sequence[Report]) -> float | None:
     """Share of the full model's decode steps that was spent outside the kernels; None where they are not counted."""
     steps = [step for report in runs for step in report.lanes[BASELINE].full]
     times, ms = [step.outside for step in steps if step.outside is not None], sum(step.ms for step in steps)
-    return sum(times) / ms if ms and len(times) == len(steps) else None
+    return quotient(sum(times), ms) if len(times) == len(steps) else None
 
 
 # ---- the command ----
@@ -187,7 +196,7 @@ def bench(
     del runs[0]
     every = [one for several in runs for one in several]
     columns = _columns(runs)
-    medians = {name: statistics.median(column) for name, column in columns.items()}
+    medians = {name: _median(column) for name, column in columns.items()}
     figures = {name: beside(every, name) for name in lanes if name != BASELINE}
     last = every[-1].trace
     assert last.summary is not None  # it ran to its end
@@ -200,7 +209,7 @@ def bench(
         "dtype": last.header.model["dtype"],
         **medians,
         **figures[LORA_DROP],
-        "speedup_over_bound": figures[LORA_DROP]["speedup"] / figures[LORA_DROP]["bound"],
+        "speedup_over_bound": quotient(figures[LORA_DROP]["speedup"], figures[LORA_DROP]["bound"]),
         HEAD_ONLY: figures.get(HEAD_ONLY),
         "rows_cost": costs,
         **_floor(lanes[LORA_DROP].schedule, every, costs),
@@ -285,14 +294,20 @@ def text_of(loaded: LoadedModel, count: int) -> list[int]:
     return (tokens * (count // len(tokens) + 1))[:count]
 
 
-def _columns(runs: list[list[Report]]) -> dict[str, list[float]]:
+def _columns(runs: list[list[Report]]) -> dict[str, list[float | None]]:
     """Rates and time to the first token, a value a round."""
     columns = {
         f"{name}_tokens_per_second": [rate_of(several, name) for several in runs] for name in (BASELINE, LORA_DROP)
     }
     # The lanes start from one reading of the prompt: step 0 of each has its time.
     first_token = [statistics.mean(one.lanes[BASELINE].steps[0].ms for one in several) for several in runs]
-    return columns | {"first_token_ms": first_token}
+    return columns | {"first_token_ms": [ms if ms > 0 else None for ms in first_token]}
+
+
+def _median(column: Sequence[float | None]) -> float | None:
+    """The median of a figure over the rounds; None unless each has it."""
+    values = [value for value in column if value is not None]
+    return statistics.median(values) if len(values) == len(column) else None
 
 
 def rows_cost(loaded: LoadedModel, config: LoraDropConfig, prompt_ids: list[int]) -> dict[str, float | None]:
@@ -311,7 +326,7 @@ def rows_cost(loaded: LoadedModel, config: LoraDropConfig, prompt_ids: list[int]
 
     def cost(rows: int) -> float | None:
         times = [step.ms for step in timed.lanes[f"rows_{rows}"].steps if step.step and step.rows == rows]
-        return statistics.median(times) / whole if times else None
+        return quotient(statistics.median(times), whole) if times else None
 
     return {str(rows): cost(rows) for rows in REPAIRS}
 
@@ -327,51 +342,42 @@ def _floor(schedule: Schedule, runs: Sequence[Report], costs: Mapping[str, float
         `token_cost`: that sum; None where full steps repair nothing.
     """
     ours, base = median_ms(runs, LORA_DROP), median_ms(runs, BASELINE)
-    lora = ours["lora"] / base["refresh"] if "lora" in ours else None
-    repair, token, w = costs[str(ROW)], None, schedule.period
-    row = None if repair is None else (repair - 1) / (ROW - 1)
+    lora = quotient(ours.get("lora"), base["refresh"])
+    row, token, w = one_more_row(costs[str(ROW)], ROW), None, schedule.period
     if schedule.repairs and lora is not None and row is not None:
         token = (lora * (w - 1) + 1 + row * (w - 1)) / w
     return {"lora_cost": lora, "row_cost": row, "token_cost": token}
 
 
-def _bandwidth(loaded: LoadedModel, prompt_tokens: int, steps: int, medians: dict[str, float]) -> dict[str, float]:
-    """The device's bandwidths, and the share of them that the baseline reaches."""
+def _bandwidth(
+    loaded: LoadedModel, prompt_tokens: int, steps: int, medians: dict[str, float | None]
+) -> dict[str, float | None]:
+    """The device's bandwidth, and the share of it that the baseline reaches."""
     plain, size = baseline_schedule(loaded.num_layers), loaded.dtype.itemsize
     read = sum(step_bytes(loaded.shape, plain, s, prompt_tokens, size) for s in range(1, steps + 1)) / steps
-    bandwidth = bandwidths(loaded.device)
-    reached = read * medians["baseline_tokens_per_second"] / 1e9
+    bandwidth, rate = read_bandwidth(loaded.device), medians["baseline_tokens_per_second"]
+    reached = rate and read * rate / 1e9
     return {
         "baseline_bytes_per_step": read,
         "baseline_gb_per_second": reached,
-        **bandwidth,
-        "baseline_share_of_read_bandwidth": reached / bandwidth["read_gb_per_second"],
-        "baseline_share_of_copy_bandwidth": reached / bandwidth["copy_gb_per_second"],
+        "read_gb_per_second": bandwidth,
+        "baseline_share_of_read_bandwidth": quotient(reached, bandwidth),
     }
 
 
-def bandwidths(device: torch.device) -> dict[str, float]:
-    """GB per second that the device reads (a sum), and reads and writes together (a copy): the best of some tries.
+def read_bandwidth(device: torch.device) -> float | None:
+    """GB per second that the device reads in a sum: the best of some tries.
 
     Measured by a lane's clock: on a GPU neither launching nor waiting counts.
     """
-    clock = Clock(device)
-    source = torch.ones(BANDWIDTH_BYTES // 4, device=device)
-    target = torch.empty_like(source)
-
-    def best(work: Callable[[], Any], size: int) -> float:
-        times = []
-        for _ in range(BANDWIDTH_TRIES):
-            wait(device)
-            clock.start()
-            work()
-            times.append(clock.stop() / 1000)
-        return size / min(times) / 1e9
-
-    return {
-        "read_gb_per_second": best(source.sum, source.nbytes),
-        "copy_gb_per_second": best(lambda: target.copy_(source), 2 * source.nbytes),
-    }
+    source, times = torch.ones(BANDWIDTH_BYTES // 4, device=device), []
+    for _ in range(BANDWIDTH_TRIES):
+        clock = Clock(device)  # another each time: it adds up its intervals
+        wait(device)
+        clock.start()
+        source.sum()
+        times.append(clock.stop())
+    return quotient(source.nbytes / 1e6, min(times))
 
 
 def wait(device: torch.device) -> None:

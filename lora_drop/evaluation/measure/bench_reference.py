@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -20,10 +21,13 @@ from typing import Any
 import torch
 
 from lora_drop.evaluation.measure.bench import text_of, wait
+from lora_drop.method.cost import step_bytes
+from lora_drop.method.schedule import baseline_schedule
 from lora_drop.models import bundled
 from lora_drop.models.download import GGUF
 from lora_drop.models.load import BUNDLED_ID, LoadedModel, load_model
 from lora_drop.models.tokens import encode_prompt
+from lora_drop.run.report.speed import quotient
 
 ROUNDS = 3
 LOOKUP = 10  # most tokens that transformers' prompt lookup drafts
@@ -53,7 +57,7 @@ def isolated(function: str, *arguments: Any) -> Any:
 
 def llama_generate(
     gguf: str, model: str, prompt_tokens: int, new_tokens: int, prompts: Sequence[str], threads: int
-) -> float:
+) -> float | None:
     """Time llama.cpp on the same file, tokens and threads, greedy: tokens per second of its decode steps.
 
     Args:
@@ -65,7 +69,7 @@ def llama_generate(
     texts = [encode_prompt(loaded.tokenizer, text) for text in prompts] or [text_of(loaded, prompt_tokens)]
     room = max(map(len, texts)) + new_tokens
     llama = Llama(gguf, n_ctx=room, n_threads=threads, n_threads_batch=threads, verbose=False)
-    rates = []
+    seconds = []
     for _ in range(1 if prompts else ROUNDS):
         spent = 0.0
         for ids in texts:
@@ -77,8 +81,8 @@ def llama_generate(
                 llama.eval([token])
                 token = llama.sample(temp=0.0)
             spent += time.perf_counter() - started
-        rates.append((new_tokens - 1) * len(texts) / spent)
-    return statistics.median(rates)
+        seconds.append(spent)
+    return quotient((new_tokens - 1) * len(texts), statistics.median(seconds))
 
 
 @torch.no_grad()  # a model loaded in inference mode stays in it, and torch 2.15's generate leaves it
@@ -90,6 +94,7 @@ def hf_generate(
     new_tokens: int,
     prompts: Sequence[str] = (),
     lookup: int | None = None,
+    read_gb_per_second: float | None = None,
 ) -> dict[str, Any]:
     """Time transformers' `generate`, greedy: tokens per second in the faster number type, prefill left out.
 
@@ -98,11 +103,14 @@ def hf_generate(
     Args:
         prompts: real ones; without them `prompt_tokens` tokens of any text.
         lookup: transformers' own lossless drafts, `prompt_lookup_num_tokens`; None is plain decoding.
+        read_gb_per_second: what the device reads. A step reads each weight once, so no rate is above it; a model that
+            fits the cache waits for Python.
 
     Returns:
-        `{"tokens_per_second", "dtype"}`.
+        `{"tokens_per_second", "dtype"}`; the rate is None where the difference of the times is too noisy: it is 0 or
+        below, or so short that the weights were not read.
     """
-    medians = {}
+    rates: dict[str, float | None] = {}
     loaded = load_model(model, device, dtype)
     kinds = [str(loaded.dtype).removeprefix("torch.")]
     if loaded.device.type == "cpu" and dtype == "auto" and loaded.shape.params <= SMALL:
@@ -112,13 +120,20 @@ def hf_generate(
         ids = [encode_prompt(loaded.tokenizer, text) for text in prompts] or [text_of(loaded, prompt_tokens)]
         texts = [torch.tensor([one], device=loaded.device) for one in ids]
         _timed(loaded, texts[0], 8, lookup)  # warm-up
-        rates = []
-        for _ in range(1 if prompts else ROUNDS):
-            spent = sum(_timed(loaded, ids, new_tokens, lookup) - _timed(loaded, ids, 1, lookup) for ids in texts)
-            rates.append((new_tokens - 1) * len(texts) / spent)
-        medians[kind] = statistics.median(rates)
-    best = max(medians, key=medians.__getitem__)
-    return {"tokens_per_second": medians[best], "dtype": best}
+        seconds = [
+            sum(_timed(loaded, ids, new_tokens, lookup) - _timed(loaded, ids, 1, lookup) for ids in texts)
+            for _ in range(1 if prompts else ROUNDS)
+        ]
+        rate = quotient((new_tokens - 1) * len(texts), statistics.median(seconds))
+        rates[kind] = None if rate is None or rate > _most(loaded, lookup, read_gb_per_second) else rate
+    best = max(rates, key=lambda kind: rates[kind] or 0)
+    return {"tokens_per_second": rates[best], "dtype": best}
+
+
+def _most(loaded: LoadedModel, lookup: int | None, read_gb_per_second: float | None) -> float:
+    """Tokens per second of steps that take no longer than reading the weights and accept all drafts."""
+    read = step_bytes(loaded.shape, baseline_schedule(loaded.num_layers), 1, 1, loaded.dtype.itemsize)
+    return (1 + (lookup or 0)) * (read_gb_per_second or math.inf) * 1e9 / read
 
 
 def _timed(loaded: LoadedModel, ids: torch.Tensor, count: int, lookup: int | None) -> float:

@@ -119,6 +119,6 @@ class Calibration:
                 "row_cost": row_cost(self._reports, lane),
                 "outside": outside_share(self._reports),
             }
-            if name not in rows or rows[name]["speedup"] < figures["speedup"]:
+            if name not in rows or (rows[name]["speedup"] or 0) < (figures["speedup"] or 0):
                 rows[name] = {"lane": name, **key, **figures}
         return list(rows.values())

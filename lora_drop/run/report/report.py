@@ -16,7 +16,15 @@ from typing import Any
 from lora_drop.method.cost import BytesRead, Corrections, ModelShape
 from lora_drop.method.quality import collapse_at
 from lora_drop.method.schedule import DRAFTS, Schedule, average_period
-from lora_drop.run.report.speed import Cycle, Pair, at_the_same_time, is_by_chance, makes_claims, speedup_interval
+from lora_drop.run.report.speed import (
+    Cycle,
+    Pair,
+    at_the_same_time,
+    is_by_chance,
+    makes_claims,
+    quotient,
+    speedup_interval,
+)
 from lora_drop.run.trace.records import (
     BASELINE,
     TOGETHER,
@@ -30,8 +38,6 @@ from lora_drop.run.trace.records import (
     Summary,
 )
 from lora_drop.run.trace.trace import PassRecord, Trace
-
-LEAST_MS = 1e-9  # a time below it counts as this much: no division by zero
 
 
 def schedule_of(header: Header, config: dict[str, Any]) -> Schedule:
@@ -199,11 +205,12 @@ class LaneReport:
             ends.append((self.kept, self.decode_ms))
         return [(end[0] - start[0], end[1] - start[1]) for start, end in pairwise(ends)]
 
-    def rate_to(self, tokens: int) -> float:
-        """Tokens per millisecond up to the end of the refresh cycle that reaches so many tokens."""
+    def rate_to(self, tokens: int) -> float | None:
+        """Tokens per millisecond up to the end of the refresh cycle that reaches so many tokens; None where no clock
+        ran."""
         at = bisect_left(self._ends, (tokens, 0.0))
         reached, ms = self._ends[at] if at < len(self._ends) else (self.kept, self.decode_ms)
-        return reached / max(ms, LEAST_MS)
+        return quotient(reached, ms)
 
     @property
     def bound(self) -> float | None:
@@ -340,13 +347,13 @@ class Report:
     def speedup(self, lane: str) -> float | None:
         """A lane's tokens per second over the baseline's, both up to the tokens of the shorter one, in whole cycles.
 
-        None of the baseline, where either has no decode step, and of the reference decoder.
+        None of the baseline, where either has no decode step or no time, and of the reference decoder.
         """
         base, own = self.lanes[self._base], self.lanes[lane]
         shorter = min(base.kept, own.kept)
         if own is base or not shorter or not makes_claims(self.trace.header):
             return None
-        return own.rate_to(shorter) / max(base.rate_to(shorter), LEAST_MS)
+        return quotient(own.rate_to(shorter), base.rate_to(shorter))
 
     def speedup_interval(self, lane: str) -> list[float] | None:
         """95% interval of `speedup`, [low, high], from a bootstrap over pairs of refresh cycles; None where it has

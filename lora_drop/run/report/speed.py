@@ -31,6 +31,11 @@ def lacks_kernels(device: Mapping[str, Any]) -> bool:
     return device.get("type") == "cpu" and str(device.get("decoder")).startswith("static")
 
 
+def quotient(over: float | None, under: float | None) -> float | None:
+    """Divide two figures that come from clocks; None unless both are above 0, as a noisy or coarse clock's may be."""
+    return over / under if over and under and over > 0 and under > 0 else None
+
+
 def at_the_same_time(base: Sequence[Cycle], own: Sequence[Cycle], view: str) -> list[Pair]:
     """Each cycle of a lane, with all that the baseline did meanwhile.
 
@@ -58,9 +63,11 @@ def speedup_interval(pairs: Sequence[Pair]) -> list[float] | None:
     """95% interval of a lane's tokens per second over the baseline's, [low, high], of resampled pairs of cycles.
 
     Args:
-        pairs: of `at_the_same_time`; too few have no interval.
+        pairs: of `at_the_same_time`; too few have no interval, nor have those whose clock stood still.
     """
     own, base = zip(*pairs, strict=True) if len(pairs) >= LEAST_CYCLES else ((), ())
+    if min(sum(ms for _, ms in side) for side in (own, base)) <= 0:
+        return None
     interval = ratio_interval(own, base)
     return interval and [round(end, 4) for end in interval]
 

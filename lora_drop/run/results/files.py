@@ -97,7 +97,7 @@ CALIBRATION = Kind(
                 lane=str,
                 config=dict[str, Any],
                 adapters_fingerprint=str | None,
-                speedup=Number,
+                speedup=Number | None,
                 speedup_interval=list[Number] | None,
                 bound=Number,
                 accepted=Number | None,
@@ -120,8 +120,8 @@ COMPARE = Kind(
             _shape(
                 method=(str, Field(pattern=f"^({'|'.join(METHODS)})(:[0-9]+)*$")),
                 is_search=bool,
-                **dict.fromkeys(("speedup", "regret", "same_texts", "texts"), Number),
-                **dict.fromkeys(("speedup_low", "speedup_high", "accepted"), Number | None),
+                **dict.fromkeys(("regret", "same_texts", "texts"), Number),
+                **dict.fromkeys(("speedup", "speedup_low", "speedup_high", "accepted"), Number | None),
                 **dict.fromkeys(("layer_runs", "bytes", "kv_saved"), Number),
             )
         ),
