@@ -132,8 +132,8 @@ def main() -> None:
         print(line(one), flush=True)
         done.append(one)
     if args.out:
-        about = {"source": "scripts/paper_shapes.py", "device": describe_device(device)}
-        about |= {"date": datetime.now(UTC).date().isoformat(), **bandwidths(device)}
+        about = {"source": "scripts/paper_shapes.py", "device": describe_device(device), **bandwidths(device)}
+        about["date"] = datetime.now(UTC).date().isoformat()
         content = SHAPES_FILE.begin(about) | {"rows": done}
         write_files({args.out: json.dumps(content, indent=1, allow_nan=False) + "\n"})
     print(f"\nThe columns `paper` are {LABEL}; {torch.get_num_threads()} threads here.")

@@ -115,7 +115,7 @@ def paired_speedup(runs: Sequence[Report], lane: str) -> float:
     pairs = [pair for report in runs for pair in report.pairs(lane)]
     sums = ([sum(values) for values in zip(*side, strict=True)] for side in zip(*pairs, strict=True))
     (own_tokens, own_ms), (base_tokens, base_ms) = sums
-    return own_tokens * base_ms / (own_ms * base_tokens)
+    return float(own_tokens * base_ms / (own_ms * base_tokens))
 
 
 def median_ms(runs: Sequence[Report], lane: str) -> dict[str, float]:
