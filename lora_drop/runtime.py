@@ -47,7 +47,7 @@ def configure() -> None:
 
 def one_line_warnings() -> None:
     """Have this process print a warning as one line, without the place in the code that gave it."""
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # type: ignore[assignment]
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
 
 
 def waiting() -> dict[str, str]:

@@ -98,8 +98,8 @@ def tables(out: Path, done: dict[str, Any]) -> str:
     lines += [
         f"| {name} | {one.get('skipped', one.get('code'))} | {one.get('seconds', '')} |" for name, one in done.items()
     ]
-    columns = ("baseline_tokens_per_second", "lora_drop_tokens_per_second", "speedup", "speedup_interval", "bound")
-    columns += ("baseline_gb_per_second", "rows_cost", "hf_generate_tokens_per_second")
+    columns = ["baseline_tokens_per_second", "lora_drop_tokens_per_second", "speedup", "speedup_interval", "bound"]
+    columns += ["baseline_gb_per_second", "rows_cost", "hf_generate_tokens_per_second"]
     lines += ["", f"| bench | device | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
     for path in sorted(out.glob("bench-*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -117,6 +117,7 @@ def memory() -> None:
 
     import torch
 
+    from lora_drop.decode.static.decoder import StaticWeights
     from lora_drop.method.presets import presets_for
     from lora_drop.models.load import load_model
     from lora_drop.run.request import Request
@@ -130,7 +131,8 @@ def memory() -> None:
             list(run_lanes(loaded, Request("Why is the sky blue?", preset.config, 64)))
         gc.collect()
         held[f"round {number + 1}"] = torch.cuda.memory_allocated()
-    idle = sum(buffers.nbytes for _, buffers in loaded.weights.store)  # type: ignore[union-attr]
+    assert isinstance(loaded.weights, StaticWeights)
+    idle = sum(buffers.nbytes for _, buffers in loaded.weights.store)
     del loaded
     gc.collect()
     held["gone"] = torch.cuda.memory_allocated()
@@ -144,6 +146,7 @@ def profile() -> None:
 
     from lora_drop.decode.lane import Lane
     from lora_drop.decode.sampling import Sampling
+    from lora_drop.decode.step import StepResult
     from lora_drop.method.config import LoraDropConfig
     from lora_drop.models.load import load_model
 
@@ -159,6 +162,7 @@ def profile() -> None:
         with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:
             step = next(lane)
             torch.cuda.synchronize()
+        assert isinstance(step, StepResult)
         print(f"{kind}: step {step.step}, {step.ms:.3f} ms by the lane's clock\n")
         print(seen.key_averages().table(sort_by="cuda_time_total", row_limit=25))
 

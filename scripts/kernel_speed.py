@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import statistics
 import sys
+from unittest import mock
 
 import torch
 
 from lora_drop.decode.native import decoder, loader
-from lora_drop.decode.reference import Decoder
+from lora_drop.decode.native.decoder import NativeDecoder
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import load_model
 from lora_drop.paths import cache_dir
@@ -20,7 +21,7 @@ ROUNDS, STEPS = 10, 24
 TEXT = torch.arange(1000, 1064)[None]
 
 
-def time_passes(own: Decoder) -> dict[str, float]:
+def time_passes(own: NativeDecoder) -> dict[str, float]:
     """Median milliseconds of each kind of pass."""
     times: dict[str, list[float]] = {"full step": [], "LoRA step": [], "repair of 4 rows": [], "prompt of 512": []}
     for config in (LoraDropConfig(period=1), LoraDropConfig(drop_ratio=0.5, refresh="repair", kv="write")):
@@ -47,10 +48,12 @@ def main() -> None:
     for path in sys.argv[1:] or able:
         local = loader.build(loader.find_compiler(), cache_dir() / "native", loader.PATHS[path])
         rounds: dict[str, list[dict[str, float]]] = {}
-        decoders = {}
-        for library in (local, loader.bind(wheel, path)):
-            decoder.compiled = lambda library=library: library  # type: ignore[assignment]
-            decoders[library.about] = loaded.new_decoder()
+        decoders: dict[str, NativeDecoder] = {}
+        for library in filter(None, (local, loader.bind(wheel, path))):
+            with mock.patch.object(decoder, "compiled", return_value=library):
+                own = loaded.new_decoder()
+            assert isinstance(own, NativeDecoder)
+            decoders[library.about] = own
         for _ in range(ROUNDS + 1):
             for name, own in decoders.items():
                 rounds.setdefault(name, []).append(time_passes(own))

@@ -14,6 +14,7 @@ they do without it: that is an endless loop. The table has these as `timeout`, a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import gc
 import importlib
@@ -243,10 +244,8 @@ class Worker:
         late = not pid and time.monotonic() > self.deadline
         if not (pid or late):
             return None
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)  # what it started, too
-        except ProcessLookupError:
-            pass
         if late:
             _, status, usage = os.wait4(self.pid, 0)
         self.pid = 0
@@ -268,9 +267,10 @@ def warm() -> None:
     gc.freeze()  # a child collects its own objects only
 
 
-def run_all(jobs: list[Any], workers: list[Worker], start: Callable, end: Callable) -> None:
+def run_all(jobs: list[Any], workers: list[Worker], start: Callable[..., None], end: Callable[..., None]) -> None:
     """Keep every worker busy: `start(worker, job)`, then `end(worker, job, result)`."""
-    waiting, busy = list(jobs), {}
+    waiting = list(jobs)
+    busy: dict[int, Any] = {}
     while waiting or busy:
         for at, worker in enumerate(workers):
             if at in busy and (result := worker.result()) is not None:
@@ -300,7 +300,9 @@ def clean_runs(mutants: list[Mutant], workers: list[Worker]) -> dict[tuple[str, 
     return {tests: took[alike[frozenset(tests)]] for tests in {m.tests for m in mutants}}
 
 
-def run_mutants(mutants: list[Mutant], workers: list[Worker], clean: dict[tuple[str, ...], float], stop: bool) -> list:
+def run_mutants(
+    mutants: list[Mutant], workers: list[Worker], clean: dict[tuple[str, ...], float], stop: bool
+) -> list[dict[str, Any]]:
     """One row a mutant, in the order in which they ended."""
     rows: list[dict[str, Any]] = []
     started = itertools.count()
@@ -315,7 +317,7 @@ def run_mutants(mutants: list[Mutant], workers: list[Worker], clean: dict[tuple[
         shutil.copy2(ROOT / mutant.path, worker.tree / mutant.path)
         code, seconds, cpu = result
         outcome = OUTCOMES.get(code, "killed")
-        row = {"file": mutant.path.as_posix()}
+        row: dict[str, Any] = {"file": mutant.path.as_posix()}
         row |= {name: getattr(mutant, name) for name in ("line", "column", "before", "after")}
         row |= {"outcome": outcome, "seconds": round(seconds, 2), "cpu": round(cpu, 2)}
         rows.append(row | {"failed": worker.failed.read_text(encoding="utf-8").splitlines()})

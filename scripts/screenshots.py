@@ -14,15 +14,16 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
-DESKTOP, PHONE = {"width": 1600, "height": 900}, {"width": 390, "height": 844}
+DESKTOP, PHONE = ViewportSize(width=1600, height=900), ViewportSize(width=390, height=844)
 READY_MS, RUN_MS, SETTLE_MS = 60_000, 120_000, 1200
 
 
-def opened(browser: Browser, url: str, size: dict[str, int], theme: str = "light") -> Page:
+def opened(browser: Browser, url: str, size: ViewportSize, theme: str = "light") -> Page:
     """Open the page in a theme, ready to run."""
     page = browser.new_page(viewport=size)
     page.goto(f"{url}?__theme={theme}")
@@ -56,7 +57,7 @@ def scrub(page: Page, step: int) -> None:
 def take(browser: Browser, url: str, out: Path) -> None:
     """Take all pictures, by name, into a folder."""
 
-    def keep(page: Page, name: str, **options) -> None:
+    def keep(page: Page, name: str, **options: Any) -> None:
         page.screenshot(path=out / f"{name}.png", **options)
         print(out / f"{name}.png", flush=True)
 
@@ -113,7 +114,7 @@ def main() -> None:
         [sys.executable, "app.py", "--port", str(port)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     try:
-        if not app.stdout.readline():
+        if not (app.stdout and app.stdout.readline()):
             sys.exit("screenshots: the app did not start; see its message above.")
         with sync_playwright() as driver:
             browser = driver.chromium.launch(

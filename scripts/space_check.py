@@ -64,13 +64,13 @@ def free_port() -> int:
     """A free port."""
     with closing(socket.socket()) as listener:
         listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+        return int(listener.getsockname()[1])
 
 
 class Checks:
     """Run checks, print a line for each and count the failures."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.failed = 0
 
     def __call__(self, words: str, check: Callable[[], Any]) -> bool:
@@ -132,7 +132,9 @@ def make_venv(venv: Path, folder: Path) -> str:
 
 
 @contextmanager
-def server(python: Path, folder: Path, log: Path, env: dict[str, str]) -> Iterator[tuple[subprocess.Popen, str]]:
+def server(
+    python: Path, folder: Path, log: Path, env: dict[str, str]
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """Start the app: its process and address, once the page answers. Always stopped at the end."""
     url = f"http://127.0.0.1:{env['GRADIO_SERVER_PORT']}"
     with log.open("wb") as output:
@@ -165,7 +167,7 @@ def tail(log: Path) -> str:
 def fetch(url: str, headers: dict[str, str] | None = None) -> str:
     """Get the text at an address. Raises OSError: the answer is not 200."""
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers or {}), timeout=30) as answer:
-        return answer.read().decode("utf-8")
+        return str(answer.read(), "utf-8")
 
 
 def check_page(url: str) -> str:
@@ -184,7 +186,7 @@ def check_proxy(url: str) -> str:
     config = json.loads(fetch(f"{url}/config", {"Host": HOST, "X-Forwarded-Host": HOST, "X-Forwarded-Proto": "https"}))
     root = config.get("root", "")
     hold(root == f"https://{HOST}", f"the page's root is {root}")
-    return root
+    return str(root)
 
 
 def check_estimate(client: Any) -> str:
@@ -218,7 +220,7 @@ def check_mistake(client: Any) -> str:
     raise Failed("it was taken")
 
 
-def check_stop(process: subprocess.Popen) -> str:
+def check_stop(process: subprocess.Popen[bytes]) -> str:
     """A Space is stopped with SIGTERM."""
     process.terminate()
     try:
@@ -250,8 +252,13 @@ def drive(check: Checks, venv: Path, folder: Path, log: Path, env: dict[str, str
     from gradio_client import Client
 
     running = server(venv / "bin" / "python", folder, log, env)
-    opened: list[tuple[subprocess.Popen, str]] = []
-    if not check(f"starts, {words}", lambda: opened.append(running.__enter__()) or f"pid {opened[0][0].pid}"):
+    opened: list[tuple[subprocess.Popen[bytes], str]] = []
+
+    def start() -> str:
+        opened.append(running.__enter__())
+        return f"pid {opened[0][0].pid}"
+
+    if not check(f"starts, {words}", start):
         return
     try:
         process, url = opened[0]

@@ -8,7 +8,7 @@ from collections import Counter
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("LORA_DROP_CALIBRATE", "0")  # no page measures beside a test
 
-import pytest  # noqa: E402
+import pytest
 
 pytest.register_assert_rewrite("tests.support")  # so that `python -O` keeps their asserts, as it does the tests' own
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
 
@@ -171,5 +172,5 @@ def dropped_in(row: dict[str, Any]) -> str:
     return f"layers {_join(listed)}" if listed else f"ratio {row['drop_ratio']}"
 
 
-def _join(values: list) -> str:
+def _join(values: Iterable[object]) -> str:
     return ", ".join(map(str, values))

@@ -89,7 +89,7 @@ def _open_streams() -> None:
             if (opened := os.open(os.devnull, os.O_RDWR)) != number:
                 os.dup2(opened, number)
                 os.close(opened)
-            setattr(sys, name, open(number, mode, encoding="utf-8"))
+            setattr(sys, name, open(number, mode, encoding="utf-8"))  # noqa: SIM115  open to the end
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import TypeVar
 
 from lora_drop.cli.arguments import Commands, add_command, data_source, load, read_data
 from lora_drop.cli.output import Column, Row, cell, note, print_json, print_table, progress, spread
@@ -10,6 +11,8 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.fields import read_layer_order
 from lora_drop.method.presets import config_from
 from lora_drop.run.report.speed import NOISY, speedup_words
+
+N = TypeVar("N", int, float)
 
 
 def _speedup(row: Row) -> str:
@@ -102,7 +105,7 @@ def run_figures(args: argparse.Namespace) -> None:
         print("\n".join(paths))
 
 
-def _axis(args: argparse.Namespace, name: str, kind: type, default: str) -> list:
+def _axis(args: argparse.Namespace, name: str, kind: type[N], default: str) -> list[N]:
     """The grid's values of a setting: of its list option, of its own option, or the default."""
     many, one = getattr(args, f"{name}s"), getattr(args, name)
     if many is not None and one is not None:

@@ -48,7 +48,7 @@ SETTINGS = ("preset", *(setting.name for setting in settings_of(SCHEDULE)))
 
 
 @register_model("lora_drop")
-class LoraDropLM(HFLM):
+class LoraDropLM(HFLM):  # type: ignore[misc]  # lm_eval may be missing
     """A model decoded with LoRA-Drop, one text at a time: the decoder has no batches.
 
     Args:

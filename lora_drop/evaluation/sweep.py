@@ -100,7 +100,7 @@ def check_grid(loaded: LoadedModel, configs: Sequence[LoraDropConfig], prompt: s
     Raises:
         LoraDropError: a setting or a bank does not fit the model, or two banks have one name.
     """
-    points: dict[tuple, Point] = {}
+    points: dict[tuple[Any, ...], Point] = {}
     for config in configs:
         point = check_point(loaded, config, prompt)
         if points.setdefault(key_of(point.setting), point).fingerprint != point.fingerprint:
@@ -108,7 +108,7 @@ def check_grid(loaded: LoadedModel, configs: Sequence[LoraDropConfig], prompt: s
     return list(points.values())
 
 
-def key_of(row: Row) -> tuple:
+def key_of(row: Row) -> tuple[Any, ...]:
     """What identifies a row within a sweep: its `AXES`, those that an older file does not name at their defaults."""
     values = (whole_setting(row)[name] for name in AXES)
     return tuple(tuple(value) if isinstance(value, list) else value for value in values)

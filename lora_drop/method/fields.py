@@ -117,8 +117,7 @@ def setting(default: T, help: str, **more: Any) -> T:
         more: further fields of `Setting`, and arguments of its kind: `low` and `high` of a number, `labels` of a
             choice.
     """
-    field: Any = dataclasses.field(default=default, metadata={"help": help, **more})
-    return field  # to a type checker it is the default
+    return dataclasses.field(default=default, metadata={"help": help, **more})  # to a type checker it is the default
 
 
 @dataclass_transform(frozen_default=True)

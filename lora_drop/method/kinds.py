@@ -30,20 +30,20 @@ def _wrong(message: str) -> PydanticCustomError:
 def _check_numbers(values: Any) -> tuple[int, ...]:
     if isinstance(values, str) or not hasattr(values, "__iter__"):
         raise _wrong(f"must be a list of layer numbers, got {values!r}")
-    values = tuple(values)
-    if any(type(value) is not int for value in values):
-        raise _wrong(f"must hold whole numbers, got {list(values)!r}")
-    return values
+    numbers = tuple(values)
+    if any(type(number) is not int for number in numbers):
+        raise _wrong(f"must hold whole numbers, got {list(numbers)!r}")
+    return numbers
 
 
 def _check_range(values: Any) -> tuple[int, ...]:
-    values = _check_numbers(values)
-    text = "-".join(map(str, values))
-    if len(values) != 2 or values[0] > values[1]:
+    ends = _check_numbers(values)
+    text = "-".join(map(str, ends))
+    if len(ends) != 2 or ends[0] > ends[1]:
         raise _wrong(f"must be a range low-high such as 3-28, got {text}")
-    if values[0] < 1:
+    if ends[0] < 1:
         raise _wrong(f"must start at 1 (layer 0 always runs), got {text}")
-    return values
+    return ends
 
 
 def _check_list(values: Any) -> tuple[int, ...]:

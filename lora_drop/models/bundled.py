@@ -85,7 +85,7 @@ def is_ready(folder: Path, verify: bool = False) -> bool:
         manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
         if manifest.format != FORMAT or manifest.source.get("gguf_sha256") != download.GGUF.sha256:
             return False
-        return NEEDED_FILES <= manifest.files.keys() and all(
+        return manifest.files.keys() >= NEEDED_FILES and all(
             (folder / name).stat().st_size == file.size and (not verify or sha256(folder / name) == file.sha256)
             for name, file in manifest.files.items()
         )

@@ -94,7 +94,7 @@ def own_blocks(path: Path, model: PreTrainedModel) -> Callable[[str], list[Packe
         return tensors[name].tensor_type.name
 
     def has_panels(name: str) -> bool:
-        return tensors[name].shape[1] % ROWS == 0  # (K, N)
+        return bool(tensors[name].shape[1] % ROWS == 0)  # (K, N)
 
     def parts(matrix: str) -> list[Packed | None]:
         names = _tensors_of(matrix, head)

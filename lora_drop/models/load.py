@@ -107,7 +107,7 @@ class LoadedModel:
     @property
     def num_layers(self) -> int:
         """Decoder layers, L."""
-        return self.model.config.num_hidden_layers
+        return int(self.model.config.num_hidden_layers)
 
     @property
     def decoder_name(self) -> str:
@@ -262,8 +262,8 @@ def usable_context(config: PreTrainedConfig) -> int:
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)
     if window is None or (kinds is not None and "sliding_attention" not in kinds):
-        return config.max_position_embeddings
-    return min(config.max_position_embeddings, window)
+        return int(config.max_position_embeddings)
+    return int(min(config.max_position_embeddings, window))
 
 
 @torch.no_grad()

@@ -114,8 +114,8 @@ def _gpu_has_bfloat16(device: torch.device) -> bool:
 def _cpu_has_bfloat16() -> bool:
     """True if the processor multiplies bfloat16 in hardware; emulation is slower than float32."""
     if platform.machine().lower() in ("aarch64", "arm64"):  # only on ARM does oneDNN report the hardware
-        return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def short_name(dtype: torch.dtype) -> str:

@@ -108,7 +108,7 @@ def _render(tokenizer: Any, texts: list[str], options: dict[str, bool]) -> str:
     roles = ("system", "user")[-len(texts) :]
     messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options))
     except jinja2.TemplateError as error:
         words = "a single user message" if len(texts) == 1 else "a system message"
         raise LoraDropError(f"the model's chat template does not take {words} ({error}).") from error
@@ -223,7 +223,7 @@ class Detokenizer:
         del self._ids[tokens:], self._before[tokens:]
 
     def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True)
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
 
 
 class Thoughts:
@@ -256,4 +256,4 @@ class Thoughts:
 
 def piece(tokenizer: Any, token_id: int) -> str:
     """The text of one token alone, for a label; special tokens have their names."""
-    return tokenizer.decode([token_id], skip_special_tokens=False)
+    return str(tokenizer.decode([token_id], skip_special_tokens=False))

@@ -41,14 +41,14 @@ class DriftAudit:
         self._read = 0  # steps whose tokens are in the cache
         self._steps: list[StepResult] = []
 
-    def add(self, step: StepResult) -> list[dict]:
+    def add(self, step: StepResult) -> list[dict[str, Any]]:
         """Take a decode step of the lane; at a refresh, or when a chunk is full, return the audits since the last."""
         self._steps.append(step)
         audits = self.flush() if step.kind == "refresh" or len(self._steps) >= MAX_CHUNK else []
         self._tokens.append(step.token_id)
         return audits
 
-    def first(self, step: StepResult) -> dict:
+    def first(self, step: StepResult) -> dict[str, Any]:
         """Audit the prefill of a lane that has read the prompt by itself; the other lanes' is the full model's."""
         return self._audit(step, self._prompt.logits, None)
 
@@ -62,7 +62,7 @@ class DriftAudit:
             self._read = to
 
     @torch.inference_mode()
-    def flush(self) -> list[dict]:
+    def flush(self) -> list[dict[str, Any]]:
         """Audit the steps since the last chunk: dicts of step, drift, cosine, kl, agrees, argmax (an id), regret."""
         steps, self._steps = self._steps, []
         if not steps:
@@ -75,7 +75,7 @@ class DriftAudit:
         assert full.watched is not None  # `read` returns those of the layers asked for
         return [self._audit(step, full.logits[:, t], full.watched[:, 0, t]) for t, step in enumerate(steps)]
 
-    def _audit(self, step: StepResult, logits: Tensor, outputs: Tensor | None) -> dict:
+    def _audit(self, step: StepResult, logits: Tensor, outputs: Tensor | None) -> dict[str, Any]:
         """Audit a step, by the full model's logits (1, V) and its outputs of the skipped layers (n, D)."""
         distances: dict[str, list[float | None]] = dict.fromkeys(("drift", "cosine"), [None] * len(self._dropped))
         if step.watched is not None and outputs is not None:
@@ -112,7 +112,7 @@ class QualityAudit:
         self._token: Tensor | None = None  # the baseline's last
 
     @torch.inference_mode()
-    def add(self, step: StepResult) -> dict:
+    def add(self, step: StepResult) -> dict[str, Any]:
         """Take a step of the baseline: a dict of step, kind, kl, agrees, argmax (token id) and nll_gap.
 
         Raises:
@@ -147,7 +147,8 @@ def top_words(tokenizer: Any, row: Iterable[tuple[int, float]]) -> list[list[Any
 def drift_of(ours: Tensor, full: Tensor) -> Tensor:
     """||x_hat - x|| / ||x|| of a lane's outputs (..., D) and the full model's."""
     ours, full = ours.float(), full.float()
-    return (ours - full).norm(dim=-1) / full.norm(dim=-1)
+    norms: Tensor = (ours - full).norm(dim=-1) / full.norm(dim=-1)
+    return norms
 
 
 def _divergence(ours: Tensor, full: Tensor) -> dict[str, float | bool | int | None]:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
-from transformers.generation import GenerateDecoderOnlyOutput, GenerationMixin, StopStringCriteria
+from transformers.generation.stopping_criteria import StopStringCriteria
 from transformers.generation.streamers import BaseStreamer
+from transformers.generation.utils import GenerateDecoderOnlyOutput, GenerationMixin
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.find import bank_folder
@@ -194,7 +195,7 @@ def _until_stopped(lane: Lane, prompt: Tensor, stopping_criteria: StoppingCriter
         for token in lane.tokens[ids.shape[1] - prompt.shape[1] : lane.verified]:
             ids = torch.cat((ids, ids.new_tensor([[token]])), 1)
             yield token
-            if stopping_criteria(ids, None).all():  # type: ignore[arg-type]
+            if stopping_criteria(ids, None).all():
                 return
 
 

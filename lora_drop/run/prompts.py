@@ -7,6 +7,8 @@ import threading
 import weakref
 from collections.abc import Callable, Collection
 
+from transformers import PreTrainedModel
+
 from lora_drop.decode.step import Prefilled
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.shares import Shares
@@ -24,7 +26,7 @@ class PromptCache:
 
     def __init__(self, most_bytes: int = MOST_BYTES):
         self._prompts: Shares[Key, Prefilled] = Shares(most_bytes=most_bytes)
-        self._models: dict[int, weakref.ref] = {}
+        self._models: dict[int, weakref.ref[PreTrainedModel]] = {}
         self._lock = threading.RLock()  # a model may be freed while it is held
         self._session = self._address = ""
 

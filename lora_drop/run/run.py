@@ -255,7 +255,7 @@ class _Observer:
             for audited in audit.flush():
                 yield self._audit(name, audited)
 
-    def _audit(self, name: str, audited: dict, **more: Any) -> AuditRecord:
+    def _audit(self, name: str, audited: dict[str, Any], **more: Any) -> AuditRecord:
         text = piece(self._loaded.tokenizer, audited.pop("argmax"))
         return AuditRecord(name, argmax_text=text, **audited, **more)
 

@@ -84,7 +84,7 @@ class TrainSettings:
         if self.drop_order is not None:
             if self.drop_ratio is not None:
                 raise LoraDropError("drop_order and drop_ratio exclude each other: name one of them.")
-            if not self.order or not 0 < min(self.order) or len(set(self.order)) < len(self.order):
+            if not self.order or min(self.order) < 1 or len(set(self.order)) < len(self.order):
                 raise LoraDropError("drop_order must list different layers from 1 upwards, such as 14,9,12.")
         if self.drop_count and self.drop_count > len(self.order):
             raise LoraDropError(f"drop_count {self.drop_count} needs a drop_order of as many layers or more.")

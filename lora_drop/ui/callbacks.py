@@ -240,7 +240,7 @@ class Callbacks:
             yield gr.skip(), status_value("error", line), gr.update(value=current), gr.skip()
 
     def run_page(
-        self, request: gr.Request, compare, prompt, model, *values
+        self, request: gr.Request, compare: Any, prompt: Any, model: Any, *values: Any
     ) -> Iterator[tuple[Any, dict[str, str], Any]]:
         """Run the prompt, for the Run button.
 

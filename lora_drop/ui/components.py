@@ -292,7 +292,7 @@ class OpenButton(gr.UploadButton):
 
     def preprocess(self, payload: Any) -> str | None:
         """Hand on the path."""
-        return payload and payload.path
+        return str(payload.path) if payload else None
 
 
 class FreeNumber(gr.Number):

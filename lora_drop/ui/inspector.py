@@ -104,7 +104,8 @@ class Inspector:
                 self._of_run(*one).encode("utf-8", "replace")
                 for one in ((run, "text", lane), (other_run, "text", other_lane))
             ]
-            return self._reader.ask("align", *texts, own=not any(map(is_opened, (run, other_run))))
+            aligned: dict[str, Any] = self._reader.ask("align", *texts, own=not any(map(is_opened, (run, other_run))))
+            return aligned
         except LoraDropError as error:
             return {"error": str(error)}
 

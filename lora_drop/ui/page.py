@@ -58,7 +58,8 @@ def build_app(pool: ModelPool, policy: Policy | None = None) -> Page:
     policy = policy or Policy(limits=Limits.from_environment())
     calls = Callbacks(pool, policy.limits, policy.public)
     facts = page_facts(pool.info(None))
-    with Page(title="LoRA-Drop Studio", fill_width=True) as demo:
+    demo = Page(title="LoRA-Drop Studio", fill_width=True)
+    with demo:
         demo.calls, demo.policy = calls, policy
         with gr.Row(elem_id="ld-top"):
             gr.HTML(TITLE, elem_id="ld-title", apply_default_css=False)

@@ -78,7 +78,9 @@ async def attackers(args: argparse.Namespace) -> dict[str, Any]:
     return {"attacks": soak.log.attacks, "failures": soak.log.failures}
 
 
-async def beside(soak: Soak, minutes: float, args: argparse.Namespace, against: str) -> tuple[dict, dict[str, Any]]:
+async def beside(
+    soak: Soak, minutes: float, args: argparse.Namespace, against: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The visitor's times while attackers, in a process of their own, send to an address; and what these did."""
     own = {"minutes": minutes, "addresses": args.addresses, "seed": args.seed, "app": soak.url, "against": against}
     words = [word for name, value in own.items() for word in (f"--{name}", str(value))]

@@ -36,7 +36,19 @@ def varied(value: Any, draw: random.Random) -> Any:
     deep: Any = value
     for _ in range(min(count, 500)):
         deep = [deep]
-    values = (None, True, -1, 2**63, 1e308, "", "x" * count, "\ud800" * (count // 10), [0] * count, [[]] * count, {})
+    values: tuple[Any, ...] = (
+        None,
+        True,
+        -1,
+        2**63,
+        1e308,
+        "",
+        "x" * count,
+        "\ud800" * (count // 10),
+        [0] * count,
+        [[]] * count,
+        {},
+    )
     return draw.choice((*values, deep))
 
 
@@ -106,7 +118,7 @@ class Attacker(Hostile):
         path = next((part.lstrip("./") for part in page if part.endswith(".js")), "")
         writers = []
         for i in range(self.some(60)):
-            reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(self.soak.url).port, limit=1024)
+            _, writer = await asyncio.open_connection("127.0.0.1", urlsplit(self.soak.url).port, limit=1024)
             source = f"X-Forwarded-For: 2001:db8:0:{self.number}::{i % 2}"
             writer.write(f"GET /{path} HTTP/1.1\r\nHost: {self.host}\r\n{source}\r\n\r\n".encode())
             writers.append(writer)
@@ -218,7 +230,7 @@ class Attacker(Hostile):
         _, last = await self.session().ask(self.app.replay, [text])
         if not last["success"]:
             one_line(last["output"].get("error"), "")
-        return last["success"]
+        return bool(last["success"])
 
 
 Attacker.kinds = {name: row for name, row in vars(Attacker).items() if name.startswith("row") or name == "generated"}

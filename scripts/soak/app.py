@@ -13,7 +13,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +38,7 @@ class TurnedAway(Exception):
     """The queue or the address's share of it was full, or the server busy, with a clear refusal."""
 
 
-def started(temporary: Path, log: Path) -> AbstractContextManager[tuple[subprocess.Popen, str]]:
+def started(temporary: Path, log: Path) -> AbstractContextManager[tuple[subprocess.Popen[bytes], str]]:
     """Start the app, with both models on its menu, a temporary folder and a log of its own: its process and address.
 
     It is public, behind one proxy, whose part the visitors play: each has an address of its own. Runs may be long, so
@@ -73,8 +73,8 @@ class Waited:
 class Log:
     """Observations of all visitors."""
 
-    visits: Counter = field(default_factory=Counter)
-    compared: Counter = field(default_factory=Counter)  # whole answers by case
+    visits: Counter[str] = field(default_factory=Counter)
+    compared: Counter[str] = field(default_factory=Counter)  # whole answers by case
     starts: int = 0  # answers cut short that were compared
     turned_away: int = 0
     requests: int = 0
@@ -84,8 +84,8 @@ class Log:
     runs: dict[str, Waited] = field(default_factory=dict)  # by event
     late: int = 0  # Stop was pressed after the run had ended
     unkept: int = 0  # traces that newer ones had replaced
-    attacks: Counter = field(default_factory=Counter)  # by kind
-    repelled: Counter = field(default_factory=Counter)  # attacks that were turned away or cut off
+    attacks: Counter[str] = field(default_factory=Counter)  # by kind
+    repelled: Counter[str] = field(default_factory=Counter)  # attacks that were turned away or cut off
     failures: list[str] = field(default_factory=list)
 
 
@@ -110,9 +110,9 @@ class Session:
         event = answer.json()["event_id"]
         if function in (self.app.page, self.app.generate):
             self.log.runs[event] = Waited(self.http.headers["X-Forwarded-For"], time.monotonic())
-        return event
+        return str(event)
 
-    async def call(self, function: int, data: list[Any]) -> AsyncIterator[tuple[bool, Any]]:
+    async def call(self, function: int, data: list[Any]) -> AsyncGenerator[tuple[bool, Any]]:
         """Queue a call and yield what it sends: `(False, outputs)` while it runs, and at last `(True, message)`.
 
         Closed before its end, it drops the connection, as a visitor who leaves.
@@ -174,7 +174,8 @@ class Session:
         body = {"data": [run_id, kind], "component_id": self.app.live, "fn_name": "export_run"}
         answer = await self.post("/component_server", {**body, "session_hash": self.name})
         hold(answer.status_code == 200, f"export answers {answer.status_code}: {answer.text[:200]}")
-        return answer.json()
+        files: dict[str, str] = answer.json()
+        return files
 
     async def press_stop(self) -> None:
         """Press the Stop button."""
@@ -249,7 +250,7 @@ class Soak:
             config = (await http.get(f"{self.url}/config")).json()
             self.app = App(config, (await http.get("/info")).json())
 
-    async def counters(self) -> Counter:
+    async def counters(self) -> Counter[str]:
         """The owner's counters, by the distinct part of their names."""
         async with self.client() as http:
             text = (await http.get(f"{self.url}/metrics", headers={"Authorization": f"Bearer {TOKEN}"})).text

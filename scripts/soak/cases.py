@@ -39,7 +39,7 @@ REPEATED = {
     **{"max_new_tokens": 48, "seed": 7, **SAMPLED},
 }
 # Requests that must be refused, and a word of the error.
-BAD_CALLS = [
+BAD_CALLS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": " "}, "prompt is empty"),
     ({"period": 0}, "period"),
     ({"layers": "3-999"}, "layers"),
@@ -49,7 +49,7 @@ BAD_CALLS = [
     ({"max_new_tokens": 10**9}, "new tokens"),
     ({"drop_layers": "1,1"}, "twice"),
 ]
-BAD_PAGES = [
+BAD_PAGES: list[tuple[dict[str, Any], str]] = [
     ({"ld-prompt": ""}, "prompt is empty"),
     ({"ld-period": 0}, "period"),
     ({"ld-layers": [4, 99]}, "layers"),
@@ -148,7 +148,7 @@ def make_cases(loaded: LoadedModel, long: int, other: LoadedModel | None = None)
     asked.append(("long, sampled", {"max_new_tokens": long, "compare": "skip", **SAMPLED, "seed": 3}))
     return [
         make_case(
-            other if "model" in options else loaded,
+            other if other and "model" in options else loaded,
             name,
             {"prompt": PROMPTS[i % len(PROMPTS)], "ignore_eos": True, **options},
         )

@@ -25,7 +25,7 @@ from scripts.soak.visitor import KINDS, Visitor
 from scripts.space_check import tail
 
 
-def came(attacks: Counter, counted: Counter) -> list[str]:
+def came(attacks: Counter[str], counted: Counter[str]) -> list[str]:
     """A line for each attack that never came, or that the server's own counters missed."""
     never = [kind for kind in ATTACKS if not attacks[kind]]
     unseen = [kind for kind, name in COUNTED.items() if attacks[kind] and not counted[name]]
@@ -56,7 +56,7 @@ async def crowd(
 
 async def counted_crowd(
     soak: Soak, server: Server, visitors: int, hostile: int, visits: int | None, seconds: float | None
-) -> tuple[float, Counter]:
+) -> tuple[float, Counter[str]]:
     """Let the measured crowd come. Returns its seconds, and the server's counts meanwhile."""
     before, begun = await soak.counters(), time.monotonic()
     soak.log.runs, soak.log.attacks, soak.log.repelled = {}, Counter(), Counter()

@@ -10,7 +10,7 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -33,7 +33,7 @@ PROMPTS = (
     "</script><img src=x onerror=alert(1)>${7*7}{{7*7}}",
     "\u0301" * 500 + "\U0010ffff",
 )
-VALUES = (
+VALUES: tuple[Any, ...] = (
     None,
     True,
     -1,
@@ -118,6 +118,7 @@ class Hostile(Guest):
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             writer.write(self.head("GET", f"/call/generate/{answer.json()['event_id']}"))
             await writer.drain()
+            assert isinstance(writer.transport, asyncio.Transport)
             writer.transport.pause_reading()
             while time.monotonic() < end and (await self.soak.counters())["unread"] == before:
                 await asyncio.sleep(1)
@@ -139,7 +140,7 @@ class Hostile(Guest):
         session = self.session()
         data = self.app.call_data("/generate", {"prompt": "Hello", "max_new_tokens": 8})
         light = {"data": self.app.call_data("/estimate", {}), "fn_index": self.app.estimate}
-        calls = [session.join(self.app.generate, data) for _ in range(FLOOD)]
+        calls: list[Coroutine[Any, Any, Any]] = [session.join(self.app.generate, data) for _ in range(FLOOD)]
         calls += [session.post("/run/estimate", {**light, "session_hash": session.name}) for _ in range(FLOOD)]
         for outcome in await asyncio.gather(*calls, return_exceptions=True):
             if isinstance(outcome, Wrong):
@@ -176,7 +177,7 @@ class Hostile(Guest):
             await self.answered(self.session(), {name: self.draw.choice(VALUES) for name in chosen})
 
 
-ATTACKS = {
+ATTACKS: dict[str, Callable[[Any], Awaitable[None]]] = {
     "unread": Hostile.unread,
     "upload": Hostile.upload,
     "flood": Hostile.flood,

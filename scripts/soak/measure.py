@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class Server:
 
     def resident(self) -> int:
         """The server's resident memory in kB."""
-        return int(re.search(r"VmRSS:\s+(\d+)", self._proc("status").read_text())[1])
+        return int(re.findall(r"VmRSS:\s+(\d+)", self._proc("status").read_text())[0])
 
     def _proc(self, name: str) -> Path:
         return Path("/proc") / str(self.pid) / name
@@ -57,7 +58,8 @@ class Server:
 
     async def held(self) -> Held:
         """Count its resources once threads and descriptors have settled: each second, for at most `REST`."""
-        counts, seen = self.counts(), []
+        counts = self.counts()
+        seen: list[tuple[int, int]] = []
         while counts not in seen[-2:] and len(seen) < REST:  # the last connections close a little later
             seen.append(counts)
             await asyncio.sleep(1)
@@ -72,7 +74,7 @@ class Server:
         return len(os.listdir(self._proc("task"))), len(os.listdir(self._proc("fd")))
 
 
-def slope(points: list[tuple[float, float]]) -> tuple[float, float]:
+def slope(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Least-squares slope of points, and its standard error; NaN for fewer than three."""
     n = len(points)
     if n < 3:

@@ -83,7 +83,7 @@ class Visitor(Guest):
         session = self.session()
         outputs, last = await session.ask(self.app.generate, self.app.call_data("/generate", case.options))
         hold(last["success"], f"/generate failed: {last['output']}")
-        self.compare(Answer(read_trace(outputs[0])), case, case.answer)
+        self.compare(Answer(read_trace(next(iter(outputs or ())))), case, case.answer)
 
     async def vanish(self) -> None:
         """Ask /generate, and drop the connection in the middle."""
@@ -99,9 +99,12 @@ class Visitor(Guest):
             Answer(read_trace(text)).begins(case.answer)
             self.log.starts += 1
 
-    async def run_page(self, session: Session, case: Case, stop_after: int | None = None) -> tuple[str, dict]:
+    async def run_page(
+        self, session: Session, case: Case, stop_after: int | None = None
+    ) -> tuple[str, dict[str, Any]]:
         """Press Run, and Stop after some updates (0: while it still waits); returns the run's id and its summary."""
-        wire, status = "", {}
+        wire = ""
+        status: dict[str, str] = {}
         if stop_after == 0:
             await session.press_stop()
         async with aclosing(session.call(self.app.page, self.app.page_data(case.page))) as updates:
@@ -121,7 +124,8 @@ class Visitor(Guest):
             raise TurnedAway  # stopped while its model was loaded, which others had put out
         hold(status.get("kind") == "done", f"the page's run ended with {status}")
         run_id, summary = self.check_wire(wire, case)
-        hold(summary, "the page's run ended without a summary")
+        if summary is None:
+            raise Wrong("the page's run ended without a summary")
         stopped = any(lane["ended"] == "stopped" for lane in summary["lanes"].values())
         hold(status["text"].startswith("Stopped" if stopped else "Finished"), f"the status says {status['text']!r}")
         if not stopped:
@@ -166,12 +170,12 @@ class Visitor(Guest):
     async def leave(self) -> None:
         """Press Run, and close the page while waiting or in the middle: the run on the server must end with it."""
         case, updates, wire = self.case(long=True), self.draw.randint(0, 2), ""
-        async with self.page() as session:
-            async with aclosing(session.call(self.app.page, self.app.page_data(case.page))) as call:
-                async for done, outputs in call:
-                    if done or updates == 0:
-                        break
-                    wire, updates = outputs[self.app.outputs.index("ld-live")], updates - 1
+        data = self.app.page_data(case.page)
+        async with self.page() as session, aclosing(session.call(self.app.page, data)) as call:
+            async for done, outputs in call:
+                if done or updates == 0:
+                    break
+                wire, updates = outputs[self.app.outputs.index("ld-live")], updates - 1
         if not isinstance(wire, str) or not wire:
             return
         run_id, summary = self.check_wire(wire, case)
@@ -248,7 +252,7 @@ class Visitor(Guest):
         hold(not last["success"], f"/generate took {options}")
         one_line(last["output"].get("error"), word)
         controls, word = BAD_PAGES[number % len(BAD_PAGES)]
-        outputs, last = await session.ask(self.app.page, self.app.page_data(controls))
+        _, last = await session.ask(self.app.page, self.app.page_data(controls))
         if last["success"]:
             status = last["output"]["data"][self.app.outputs.index("ld-status")]
             hold(status["kind"] == "error", f"the page took {controls}: {status}")

@@ -22,14 +22,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from gradio_client import Client  # noqa: E402
-from playwright.sync_api import Browser, CDPSession, Page, sync_playwright  # noqa: E402
+from gradio_client import Client
+from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
 
-from scripts.space_check import free_port  # noqa: E402
-from tests.browser.conftest import FLAGS, chromium  # noqa: E402
-from tests.browser.test_accessible import findings  # noqa: E402
-from tests.browser.visit import Visit, streamed_bytes  # noqa: E402
-from tests.support.page import open_advanced, set_number, wait_still  # noqa: E402
+from scripts.space_check import free_port
+from tests.browser.conftest import FLAGS, chromium
+from tests.browser.test_accessible import findings
+from tests.browser.visit import Visit, streamed_bytes
+from tests.support.page import open_advanced, set_number, wait_still
 
 PROMPT = "Explain why the sky is blue."
 LANES = ("baseline", "lora_drop")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -172,6 +173,6 @@ def test_the_keyboard_goes_down_the_page_and_never_into_what_is_closed(server, o
     after = stops(page)
     for found in (before, after):
         assert [stop["name"] for stop in found if stop["isFolded"] or not stop["isSeen"]] == []
-        bad = [(one, two) for one, two in zip(found, found[1:], strict=False) if two["bottom"] < one["top"]]
+        bad = [(one, two) for one, two in itertools.pairwise(found) if two["bottom"] < one["top"]]
         assert bad == [], "the next stop is above the one before"
     assert len(after) - len(before) < 25, "a run brings its scrubber and tables, not its words"

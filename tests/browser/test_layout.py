@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from playwright.sync_api import expect
 
@@ -39,7 +41,7 @@ def test_on_a_phone_the_answers_come_before_the_charts_and_the_settings(server, 
         if has_run:
             run_to_end(page)
         boxes = [page.locator(where).bounding_box() for where in order]
-        assert all(one["y"] + one["height"] <= two["y"] for one, two in zip(boxes, boxes[1:], strict=False)), has_run
+        assert all(one["y"] + one["height"] <= two["y"] for one, two in itertools.pairwise(boxes)), has_run
         assert all(box["x"] >= 0 and box["x"] + box["width"] <= 375 for box in boxes)
 
 

@@ -84,7 +84,7 @@ def test_the_build_up_counts_as_the_schedule_does_and_needs_no_server(server, op
         words = move(page, "skip", at)
         skipped = {"refresh": at, "skipped": at} if at else {}
         assert shapes(page, "skip") == {"runs": 20 - 2 * at} | skipped
-        assert not at or f"skips {at} of 10 layers" in words and f"{10 * at}%" in words
+        assert not at or (f"skips {at} of 10 layers" in words and f"{10 * at}%" in words)
     holes, repaired = (
         LoraDropConfig(**TOY, kv=kv, refresh=refresh).schedule_for(TOY_LAYERS)
         for kv, refresh in (("skip", "single"), ("write", "repair"))

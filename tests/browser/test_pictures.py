@@ -255,7 +255,7 @@ def test_any_text_in_two_or_three_lanes_stays_in_its_pane(server, open_page, lan
             x, y = float(text.get("x")), float(text.get("y"))
             assert float(pane.get("x")) < x < end and y < bottom, (text.text, x, y, pane.attrib)
     for line in (line for group in groups for line in group.findall(f"{SVG}rect")):
-        assert any(0 < end - float(line.get("x")) - float(line.get("width")) for end in ends)
+        assert any(end - float(line.get("x")) - float(line.get("width")) > 0 for end in ends)
     marks = [r for r in root.findall(f"{SVG}rect") if r.get("stroke") == COLORS["light"]["diverged"]]
     assert len(marks) >= lanes, "each lane's; a token in two lines has two"
     is_cut = any("…" in text for group in groups for text in group.itertext())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -51,7 +52,7 @@ def test_the_race_is_a_film_of_the_trace(server, open_page, open_replay, trace, 
     assert [ms for ms, _ in frames[-2:]] == [FRAME_MS, HELD_MS]
     assert sum(ms for ms, _ in frames) - HELD_MS == pytest.approx(shown, abs=FRAME_MS)
     pictures = [picture for _, picture in frames]
-    assert all((one != other).any() for one, other in zip(pictures, pictures[1:], strict=False)), "each frame goes on"
+    assert all((one != other).any() for one, other in itertools.pairwise(pictures)), "each frame goes on"
     ends = [whole for _, whole in lengths(pictures[-1], trace)]
     assert max(ends) - min(ends) <= 2, "all have written as many tokens; a film has few colours"
     end = max(ends)

@@ -51,7 +51,7 @@ def test_run_prints_every_key_of_the_contract(capsys):
 def test_period_1_gives_both_lanes_the_greedy_tokens_of_transformers(bundled, capsys):
     argv = ["run", "--prompt", "Explain why the sky is blue.", "--period", "1", "--adapters", "none"]
     result = output(capsys, *argv, "--dtype", "float32", "--device", "cpu", "--max-new-tokens", "24")
-    import torch  # noqa: I001
+    import torch
 
     from lora_drop.models.tokens import encode_prompt
 

@@ -35,7 +35,7 @@ def test_a_closed_stdout_or_stderr_leads_nowhere(tmp_path):
     """A file that is opened first would else be in its place: the trace in place of stdout."""
     trace = tmp_path / "run.jsonl"
     assert shell([*RUN, "--json", "--trace", str(trace)], ">&-") == (0, "", "")
-    assert [json.loads(line)["type"] for line in trace.read_text().splitlines()][0] == "header"
+    assert next(json.loads(line)["type"] for line in trace.read_text().splitlines()) == "header"
     code, out, _ = shell([*RUN, "--json"], "2>&-")
     assert code == 0 and json.loads(out)
     assert shell(["run", "--prompt", "", *TINY], "2>&-") == (2, "", "")

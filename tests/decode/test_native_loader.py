@@ -156,7 +156,7 @@ def as_nobody(cache, environment=None):
             os.setuid(65534)
             os.environ.update(environment or {})
             tempfile.tempdir = None  # asked for anew
-            sys.stderr = open(write, "w", closefd=False)
+            sys.stderr = open(write, "w", closefd=False)  # noqa: SIM115
             native = build(find_compiler(), cache)
             sys.stderr.write(f"{native is not None and native.ld_abi()}")
             sys.stderr.flush()

@@ -19,8 +19,9 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes, speed_bound
 from lora_drop.method.schedule import KV_RULES, PARTS, REUSE_RULES, Schedule
 from lora_drop.models.tokens import encode_prompt
-from lora_drop.run.request import BASELINE, LORA_DROP, Request
+from lora_drop.run.request import Request
 from lora_drop.run.run import run
+from lora_drop.run.trace.records import BASELINE, LORA_DROP
 from lora_drop.run.trace.trace import gather
 from tests.support import decoding
 from tests.support.decoding import PROMPT

@@ -139,7 +139,7 @@ def test_accept_1_is_the_baseline_s_text(decoder, tiny, period, sampling):
         schedule = Schedule(period, tiny.num_layers, dropped, **EXACT, accept=1.0)
         ours, _ = events_of(decoder, schedule, tokens=40, sampling=sampling)
         assert ours.tokens == expected and ours.ended == "length"
-        assert 0 < ours.drafts and 0 <= ours.accepted <= ours.drafts
+        assert ours.drafts > 0 and 0 <= ours.accepted <= ours.drafts
 
 
 @pytest.mark.parametrize("accept", [0.05, 0.3, 1.0])

@@ -59,7 +59,7 @@ def test_nothing_that_is_typed_becomes_a_special_token(tokenizer, special, known
     TRIED["prompts"] += 1
     ids = set(special.values())
     # The vocabulary lacks some bytes (of controls, and of planes without characters): what it cannot say is left out.
-    prompt = "".join(sign for sign in pieces(data, special) if sign.isascii() and sign.isprintable() or known(sign))
+    prompt = "".join(sign for sign in pieces(data, special) if (sign.isascii() and sign.isprintable()) or known(sign))
     text = prompt.encode("utf-8", "replace").decode()
     plain = encode_text(tokenizer, prompt)
     assert not ids & set(plain) and tokenizer.decode(plain, clean_up_tokenization_spaces=False) == text

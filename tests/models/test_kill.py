@@ -37,7 +37,7 @@ class Index(ThreadingHTTPServer):
 
 
 class Answer(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:  # noqa: N802  the base class's name
+    def do_GET(self) -> None:
         name, index = download.WHEEL.name, self.server
         if not self.path.endswith(name):
             page = f'<!DOCTYPE html><html><body><a href="/files/{name}">{name}</a></body></html>'.encode()

@@ -76,9 +76,9 @@ def test_any_name(tmp_path, name):
 
 def test_a_second_writer_is_told_so_in_one_line(tmp_path):
     with only_writer(tmp_path, "a sweep"):
-        with pytest.raises(LoraDropError, match=f"another command is writing a sweep to {tmp_path.name}: wait for"):
-            with only_writer(tmp_path, "a sweep"):
-                pytest.fail("two at once")
+        says = f"another command is writing a sweep to {tmp_path.name}: wait for"
+        with pytest.raises(LoraDropError, match=says), only_writer(tmp_path, "a sweep"):
+            pytest.fail("two at once")
         with only_writer(tmp_path / "inner", "a sweep"):
             pass
     assert not (tmp_path / "inner").exists(), "a new folder without a file is gone"

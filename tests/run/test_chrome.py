@@ -1,6 +1,7 @@
 """The Chrome trace: what a viewer relies on, on real runs and on records made by hand."""
 
 import dataclasses
+import itertools
 import json
 from collections import defaultdict
 
@@ -62,7 +63,7 @@ def test_the_format_s_published_rules_hold(trace):
     for one in (trace, gathered(*rejecting()), gathered(header(), *steps("lora_drop", "pl", TIMES), early)):
         jsonschema.validate(json.loads(json.dumps(chrome_trace(one))), FORMAT)
         for events in by_phase(one, "X").values():  # a thread's slices nest or do not touch
-            assert all(a["ts"] + a["dur"] <= b["ts"] for a, b in zip(events, events[1:], strict=False))
+            assert all(a["ts"] + a["dur"] <= b["ts"] for a, b in itertools.pairwise(events))
     marks = by_phase(trace, "i")
     broken = chrome_trace(trace) | {
         "traceEvents": [event | {"ts": -1} for events in marks.values() for event in events]
@@ -90,7 +91,7 @@ def test_steps_touch_and_add_up_to_the_lanes_clock(trace):
     for thread, events in by_phase(trace, "X").items():
         lane = trace.header.lanes[thread - 1]["id"]
         assert events[0]["ts"] == 0 and events[0]["name"] == "prefill"
-        for one, next_one in zip(events, events[1:], strict=False):
+        for one, next_one in itertools.pairwise(events):
             assert one["ts"] + one["dur"] == next_one["ts"]
         total = sum(event["dur"] for event in events) / 1000
         assert total == pytest.approx(sum(step.ms for step in trace.steps[lane]), abs=0.001)

@@ -19,8 +19,8 @@ from lora_drop.decode.static.decoder import StaticDecoder
 from lora_drop.errors import LoraDropError, is_out_of_memory
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel
-from lora_drop.run.request import BASELINE, LORA_DROP, THIRD
 from lora_drop.run.run import run
+from lora_drop.run.trace.records import BASELINE, LORA_DROP, THIRD
 from lora_drop.run.trace.trace import gather
 from tests.support.decoding import random_bank
 from tests.support.faults import (

@@ -18,7 +18,7 @@ from lora_drop.models import bundled
 from lora_drop.models.external import _PREPARED, prepare
 from lora_drop.models.load import load_model
 from lora_drop.models.tokens import encode_prompt
-from lora_drop.run.request import BASELINE, LORA_DROP
+from lora_drop.run.trace.records import BASELINE, LORA_DROP
 from lora_drop.run.trace.trace import gather
 from tests.support import ROOT
 from tests.support.decoding import random_bank

@@ -87,7 +87,7 @@ def test_a_pruned_lane_is_the_transformers_model_without_these_layers(tiny, deco
 def test_a_verified_lane_writes_the_full_models_text(tiny, decoder, name, prompt, sampling):
     full = lane_of(decoder, baseline_schedule(tiny.num_layers), prompt, sampling=sampling)
     expected = [step.token_id for step in full]
-    events, lane = events_of(decoder, schedule_of(name, tiny.num_layers), prompt, sampling=sampling)
+    _, lane = events_of(decoder, schedule_of(name, tiny.num_layers), prompt, sampling=sampling)
     assert lane.tokens == expected
     assert lane.state.kv.nbytes == full.state.kv.nbytes
     stop = expected[TOKENS // 2]
@@ -174,7 +174,7 @@ def test_bytes_and_layer_runs_are_those_of_the_passes(tiny, traced):
     for name, passes in trace.passes.items():
         schedule, numbers, runs = report.lanes[name].schedule, 0.0, 0
         for one in passes:
-            if one.type == "rewind" or one.type == "step" and not one.step:
+            if one.type == "rewind" or (one.type == "step" and not one.step):
                 continue
             at = one.step if one.type == "step" else len(trace.steps[name]) - 1
             keys = trace.header.prompt_tokens + at

@@ -13,8 +13,9 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes, speed_bound
 from lora_drop.method.schedule import Schedule
 from lora_drop.models.tokens import encode_prompt
-from lora_drop.run.request import BASELINE, LORA_DROP, THIRD, Request
+from lora_drop.run.request import Request
 from lora_drop.run.run import run
+from lora_drop.run.trace.records import BASELINE, LORA_DROP, THIRD
 from lora_drop.run.trace.trace import gather
 from tests.support.decoding import random_bank
 from tests.support.parts import full_bank

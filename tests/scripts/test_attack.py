@@ -22,7 +22,7 @@ CLEAN = Held(8, 10, 2, [])
 
 
 @pytest.mark.parametrize(
-    "peak, now, held, stop, written, broken",
+    ("peak", "now", "held", "stop", "written", "broken"),
     [
         (OVER, LEFT, CLEAN, STOP, b"ready", 0),
         (OVER + 1, 0, CLEAN, 1.0, b"", 1),

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def bank_with(loaded, schedule, mlp_width=0, kept_rank=0):
     return dataclasses.replace(bank, **bank.mapped(lambda t: t + 0.1 * torch.randn_like(t)))
 
 
-def decoder_of(model, kind):
+def decoder_of(model, kind) -> Any:
     """A decoder of a copy of the model: fusing lays the modules' weights out anew."""
     model = copy.deepcopy(model)
     if kind == "native":

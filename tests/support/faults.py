@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from lora_drop.adapters import find
+from lora_drop.decode import lane
 from lora_drop.decode.native.weights import lay_out
 from lora_drop.decode.refresh import Refresher
 from lora_drop.decode.static.decoder import StaticWeights
@@ -133,17 +134,17 @@ def caches(monkeypatch) -> list[weakref.ref]:
     """Weak references to what the runs of this test hold: each lane's state, K/V and each audit's own K/V."""
     found: list[weakref.ref] = []
 
-    class Lane(session.Lane):
+    class Lane(lane.Lane):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             found.extend((weakref.ref(self), weakref.ref(self.state), weakref.ref(self.state.kv)))
 
-    class DriftAudit(session.DriftAudit):
+    class DriftAudit(audit.DriftAudit):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             found.append(weakref.ref(self._kv))
 
-    class QualityAudit(session.QualityAudit):
+    class QualityAudit(audit.QualityAudit):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             found.append(weakref.ref(self._state.kv))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 
 from tests.support import ROOT
 
@@ -14,7 +15,7 @@ FOLDER = ROOT / "tests" / "golden"
 REWRITE = "LORA_DROP_GOLDEN"  # set: the files are rewritten in place of compared
 
 
-def check_golden(surface: str, sentences: dict[str, object]) -> None:
+def check_golden(surface: str, sentences: Mapping[str, object]) -> None:
     """Compare what each case says with the surface's file; a case is a short name, a sentence any JSON value."""
     path = FOLDER / f"{surface}.json"
     if os.environ.get(REWRITE):

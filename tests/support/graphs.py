@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from typing import ClassVar
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -29,7 +30,7 @@ def place(tensor: torch.Tensor) -> int:
 class Graph:
     """Stands for `torch.cuda.CUDAGraph`. `all` are those of a test."""
 
-    all: list[Graph] = []
+    all: ClassVar[list[Graph]] = []
 
     def __init__(self):
         self.operations: list = []

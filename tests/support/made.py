@@ -40,13 +40,20 @@ def header(rules: dict[str, Any] | None = None, third: dict[str, Any] | None = N
     configs = {BASELINE: FULL, LORA_DROP: RULES | (rules or {})}
     if third is not None:
         configs["third"] = RULES | third
-    lanes = [{"id": name, "label": f"{name}: of a test", "config": config} for name, config in configs.items()]
+    lanes: list[Any] = [
+        {"id": name, "label": f"{name}: of a test", "config": config} for name, config in configs.items()
+    ]
     model = {"id": "made", "dtype": "float32", "layers": 4, "shape": dataclasses.asdict(SHAPE)}
-    fields = {"lanes": lanes, "model": model, "device": {"name": "a CPU", "decoder": "native"}, "prompt": "Why?"}
+    fields: dict[str, Any] = {
+        "lanes": lanes,
+        "model": model,
+        "device": {"name": "a CPU", "decoder": "native"},
+        "prompt": "Why?",
+    }
     return Header(**{**fields, "prompt_tokens": 5, "seed": 0, "software": {}} | more)
 
 
-def step(lane: str, number: int, kind: str, ms: float, **more: Any) -> StepRecord:
+def step(lane: str, number: int, kind: Any, ms: float, **more: Any) -> StepRecord:
     """A step. Its token is the step's number and its word, unless `more` says otherwise; its caches hold 100 bytes a
     step, of LoRA-Drop's lane 60."""
     skips = kind == "lora"
@@ -68,7 +75,7 @@ def steps(lane: str, kinds: str, ms: dict[str, float], **more: Any) -> list[Step
 
 def audit(step: int, lane: str = LORA_DROP, drift: list[float] | None = None, **more: Any) -> AuditRecord:
     """An audit of a lane's own token, or with `kind` of the baseline's."""
-    quality = {"audit": "quality", "drift": [], "cosine": []} if "kind" in more else {}
+    quality: dict[str, Any] = {"audit": "quality", "drift": [], "cosine": []} if "kind" in more else {}
     values = {"drift": drift or [0.0, 0.0], "cosine": [1.0, 1.0], "kl": 0.0, "agrees": True, "argmax_text": "x"}
     return AuditRecord(lane, step, **values | quality | more)
 
@@ -80,8 +87,9 @@ def summary(lanes: tuple[str, ...] = (BASELINE, LORA_DROP), own: dict[str, Any] 
     return Summary(**{"lanes": dict.fromkeys(lanes, own), **values} | more)
 
 
-def gathered(header: Header, *records: Record) -> Trace:
+def gathered(header: Record, *records: Record) -> Trace:
     """A trace of these records."""
+    assert isinstance(header, Header)
     trace = Trace(header)
     for record in records:
         trace.add(record)

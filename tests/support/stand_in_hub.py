@@ -70,7 +70,7 @@ class Answer(BaseHTTPRequestHandler):
     server: Hub
     protocol_version = "HTTP/1.1"
 
-    def do_POST(self) -> None:  # noqa: N802  the base class's name
+    def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.asked.append(f"POST {self.path}")
         if self.path == "/api/validate-yaml":
@@ -108,16 +108,16 @@ class Answer(BaseHTTPRequestHandler):
             return self._send(200, {"success": True, "commitOid": sha, "commitUrl": url})
         return self._send(404, {"error": "no such route"}, {"X-Error-Code": "RevisionNotFound"})
 
-    def do_PUT(self) -> None:  # noqa: N802
+    def do_PUT(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         assert self.path == f"/lfs/{sha256(body)}"
         self.server.objects[sha256(body)] = body
         self._send(200, {})
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
         self.do_GET()
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self.server.asked.append(f"{self.command} {self.path}")
         path = self.path.partition("?")[0]
         if match := re.fullmatch(r"/cdn/([^/]+/[^/]+)/(\w+)", path):

@@ -39,7 +39,7 @@ def log(folder):
     return [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("own, place", [("cuda:1", "cuda:1"), ("cpu:0", "cpu")])
+@pytest.mark.parametrize(("own", "place"), [("cuda:1", "cuda:1"), ("cpu:0", "cpu")])
 def test_each_process_of_a_launch_has_a_card_of_its_own(tmp_path, monkeypatch, own, place):
     """By itself `auto` is the card with the most free memory, which would be the same one for all."""
     (tmp_path / "text.txt").write_text(TEXT)

@@ -117,7 +117,7 @@ def test_a_run_waits_for_no_more_than_a_step(slow):
 
 
 def test_a_look_inside_a_token_comes_first_too(slow, tiny):
-    pool, work = slow
+    pool, _ = slow
     before = time.monotonic()
     with pool.spare(tiny.id, 20) as (_, is_wanted):
         assert time.monotonic() - before < STEP + 1 and not is_wanted()

@@ -86,7 +86,7 @@ def app(bank_shelf) -> Iterator[tuple[Client, LoadedModel]]:
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_client_of_the_app_reads_the_line_and_gets_the_next_run(app, caches, name):
     fault, says = FAULTS[name]
-    client, loaded = app
+    client, _ = app
     wanted = asked()
     options = {"prompt": wanted.prompt, "period": PERIOD, "layers": "1-4", "drop_ratio": 1, "max_new_tokens": TOKENS}
     options |= {"view": wanted.view, "ignore_eos": True, "compare": wanted.compare, "api_name": "/generate"}

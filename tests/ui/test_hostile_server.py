@@ -305,7 +305,7 @@ def test_a_trace_that_is_a_file_of_the_server_is_not_opened(address):
     for path in ("/etc/passwd", str(ROOT / "app.py"), f"{ASSETS}/../app.py"):
         data = [{"path": path, "meta": {"_type": "gradio.FileData"}}]
         body = json.dumps({"data": data, "fn_index": number, "session_hash": "visitor"}).encode()
-        status, content, _ = ask(address, "/gradio_api/queue/join", body)
+        status, _, _ = ask(address, "/gradio_api/queue/join", body)
         assert status == 200
         seen = ask(address, "/gradio_api/queue/data?session_hash=visitor")[1]
         assert b'"success":false' in seen.replace(b" ", b"") and b"root:" not in seen and b"import" not in seen

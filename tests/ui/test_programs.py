@@ -38,11 +38,11 @@ def ask(url: str, *calls: tuple[str, dict]) -> tuple[dict, list]:
     """The tools by name, and the answers of these calls."""
 
     async def work():
-        async with streamablehttp_client(f"{url}/gradio_api/mcp/") as (read, write, _):
-            async with ClientSession(read, write) as session:
-                await session.initialize()
-                tools = {tool.name: tool for tool in (await session.list_tools()).tools}
-                return tools, [await session.call_tool(name, arguments) for name, arguments in calls]
+        address = f"{url}/gradio_api/mcp/"
+        async with streamablehttp_client(address) as (read, write, _), ClientSession(read, write) as session:
+            await session.initialize()
+            tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+            return tools, [await session.call_tool(name, arguments) for name, arguments in calls]
 
     return asyncio.run(asyncio.wait_for(work(), 120))
 

@@ -54,7 +54,7 @@ class Pool(ModuleType):
                 module._parameters[name] = self.weights.get((id(module), name))
         object.__setattr__(self.loaded, "device", torch.device("cpu"))
 
-    def GPU(self, task, *, duration):  # noqa: N802, the real one's name
+    def GPU(self, task, *, duration):
         def handler(*args):
             seconds = duration(*args)
             assert isinstance(seconds, int) and seconds > 0

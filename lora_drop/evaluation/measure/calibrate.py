@@ -66,7 +66,7 @@ class Calibration:
     @property
     def is_done(self) -> bool:
         """Whether it ran long enough."""
-        return self._is_enough(self._spent) or self._begun >= len(self._prompts) and self._spent >= self._seconds
+        return self._is_enough(self._spent) or (self._begun >= len(self._prompts) and self._spent >= self._seconds)
 
     def go_on(
         self,

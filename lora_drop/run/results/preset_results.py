@@ -216,4 +216,4 @@ def in_words(row: dict[str, Any], about: dict[str, Any]) -> str:
 
 def credible_speed(row: dict[str, Any]) -> float:
     """The speedup that a row is chosen by: beyond the bound it is noise, and counts only up to there."""
-    return min(row["speedup"], BY_CHANCE * row["bound"])
+    return float(min(row["speedup"], BY_CHANCE * row["bound"]))

@@ -426,5 +426,5 @@ def _sample(samples: list[dict[str, Any]], lane: str, config: dict[str, Any] | N
         if (one["prompt"], one["lane"]) == (PROMPT, lane):
             stored = one["config"]
             if config is None or (stored is not None and whole_setting(stored) == whole_setting(config)):
-                return one["text"]
+                return str(one["text"])
     return None

@@ -75,7 +75,7 @@ class Kind:
         try:
             if len(text) > MAX_BYTES:
                 raise ValueError
-            content = from_json(text, allow_inf_nan=False)
+            content: Content = from_json(text, allow_inf_nan=False)
             self.shape.model_validate(content)
             if any(content.get(name, own) != own for name, own in self._form.items()):
                 raise ValueError
@@ -124,7 +124,8 @@ class Store:
     @property
     def rows(self) -> list[Row]:
         """The rows so far."""
-        return self.content[self.kind.rows]
+        rows: list[Row] = self.content[self.kind.rows]
+        return rows
 
     def first(self, fits: Callable[[Row], bool]) -> Row | None:
         """The first row that fits; None if there is none."""

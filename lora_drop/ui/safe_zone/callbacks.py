@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 
@@ -52,6 +52,7 @@ MAX_POINTS = 16
 MAX_TEXT = 400  # characters of a field; no allowed list is as long
 PROMPTS = tuple(EXAMPLES.values())[:3]  # the prompts of a point: some seconds a point on two cores
 STORED, HERE = "stored", "here"
+N = TypeVar("N", int, float)
 OTHER_WEIGHTS = "There is no stored sweep of this model: the stored one was measured on other weights."
 
 
@@ -105,13 +106,13 @@ def first_choice(stored: Sweep | None) -> int:
     return max(range(len(ways)), key=worth, default=0)
 
 
-def parse_numbers(name: str, text: Any, kind: type, example: str) -> list:
+def parse_numbers(name: str, text: Any, kind: type[N], example: str) -> list[N]:
     """Parse a list such as `0.25,0.5`: its numbers in order, each once. `LoraDropConfig` checks their range.
 
     Raises:
         LoraDropError: the text is not such a list.
     """
-    numbers = []
+    numbers: list[N] = []
     with contextlib.suppress(ValueError):
         if isinstance(text, str) and len(text) <= MAX_TEXT:
             numbers = [kind(part) for part in text.split(",")]
@@ -165,7 +166,7 @@ class SafeZone:
     stored: Sweep | None
     stops: Stops
     missing: str = ""
-    limits: Limits = Limits()
+    limits: Limits = Limits()  # noqa: RUF009  frozen
 
     @property
     def _timed(self) -> Sweep | None:
@@ -271,8 +272,17 @@ class SafeZone:
         yield answers
 
     def run_sweep(
-        self, ratios, periods, reuse, part, adapters, quality, before: Sweep | None, model, request: gr.Request
-    ) -> Iterator[tuple]:
+        self,
+        ratios: Any,
+        periods: Any,
+        reuse: Any,
+        part: Any,
+        adapters: Any,
+        quality: Any,
+        before: Sweep | None,
+        model: Any,
+        request: gr.Request,
+    ) -> Iterator[tuple[Any, ...]]:
         """Run a sweep, for the Run sweep button.
 
         Yields the progress, map, figure, choices, the session's sweep, both buttons and the choice of quality.

@@ -13,12 +13,11 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.quality import CRITERION
 from lora_drop.run.exports.figures.sweep import PANELS, pareto
 from lora_drop.run.results.preset_results import reads_well
-from lora_drop.run.results.rows import QUALITIES, Group, group_of, is_baseline, value_of
+from lora_drop.run.results.rows import QUALITIES, Group, Row, group_of, is_baseline, value_of
 from lora_drop.run.results.safe_zone import (
     PROMPT,
     Band,
     Measure,
-    Row,
     Stop,
     answer_of,
     best_of,

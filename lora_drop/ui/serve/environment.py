@@ -40,4 +40,5 @@ def positive_number(variable: str, default: N) -> N:
         LoraDropError: the variable has another value.
     """
     kind = PositiveInt if isinstance(default, int) else Annotated[PositiveFloat, AllowInfNan(False)]
-    return read_variable(variable, kind, default, "a number above 0")
+    number: N = read_variable(variable, kind, default, "a number above 0")
+    return number

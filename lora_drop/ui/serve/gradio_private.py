@@ -103,7 +103,7 @@ async def _refuse(hostname: str) -> str:
 def drop_broken_uploads() -> None:
     """Delete what a failed upload left, and accept one file at a time, in the whole process."""
     routes.file_upload_statuses._statuses = _Few()
-    routes.file_upload_statuses._signals = _Few(asyncio.Event)  # type: ignore[assignment]
+    routes.file_upload_statuses._signals = _Few(asyncio.Event)
     GradioMultiPartParser.parse = _parse  # type: ignore[assignment, method-assign]
     route_utils.GradioUploadFile = _Upload  # type: ignore[misc]
 
@@ -116,7 +116,7 @@ class _Upload(GradioUploadFile):
         self.sha.update(token_bytes())
 
 
-class _Few(defaultdict):
+class _Few(defaultdict[str, Any]):
     """A dictionary of the last `KEPT_UPLOADS` names."""
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -173,7 +173,7 @@ _PARSE = GradioMultiPartParser.parse
 
 def answer_tools_in_json() -> None:
     """Have an MCP tool's answer be JSON, in the whole process: Gradio writes Python's own form of a dictionary."""
-    GradioMCPServer.postprocess_output_data = _postprocess  # type: ignore[assignment, method-assign]
+    GradioMCPServer.postprocess_output_data = _postprocess  # type: ignore[method-assign]
 
 
 def _postprocess(self: GradioMCPServer, data: Any, root_url: str) -> Any:

@@ -47,7 +47,7 @@ TOTAL = 4  # unread bytes of all sessions together, in multiples of one session'
 Check = Callable[[str, list[Any]], None]
 
 
-class Messages(asyncio.Queue):
+class Messages(asyncio.Queue[Any]):
     """A session's unread messages with their size in bytes."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Messages(asyncio.Queue):
             self.get_nowait()
 
 
-class Unread(OrderedDict):
+class Unread(OrderedDict[str, Messages]):
     """Unread messages of `most` sessions. The address with most of them makes room, with its longest silent session.
 
     A session with a run, waiting or under way, is never dropped. A message to a session that is not kept is lost.
@@ -80,13 +80,13 @@ class Unread(OrderedDict):
         super().__init__()
         self.most, self._visits, self._is_live = most, visits, is_live
 
-    def __getitem__(self, session: str) -> asyncio.Queue:
+    def __getitem__(self, session: str) -> Messages:
         if session not in self:
             return Messages()
         self.move_to_end(session)
         return super().__getitem__(session)
 
-    def __setitem__(self, session: str, messages: asyncio.Queue) -> None:
+    def __setitem__(self, session: str, messages: asyncio.Queue[Any]) -> None:
         super().__setitem__(session, Messages())  # replaces Gradio's queue, which is empty
         self.move_to_end(session)
         while len(self) > self.most and (spare := [old for old in self if not self._is_live(old) and old != session]):
@@ -269,12 +269,12 @@ def _ending(line: str) -> ProcessCompletedMessage:
 
 def _address(request: Any) -> str:
     """The client's address, which the guard put into the request's scope."""
-    return request.scope.get("lora_drop.address", "unknown")
+    return str(request.scope.get("lora_drop.address", "unknown"))
 
 
 def _size(request: Any) -> int:
     """Bytes of a call's body, which the guard counted."""
-    return request.scope.get("lora_drop.bytes", 0)
+    return int(request.scope.get("lora_drop.bytes", 0))
 
 
 def use_fair_queue(demo: gr.Blocks, policy: Policy, counters: Counters, check: Check, visits: Visits) -> FairQueue:

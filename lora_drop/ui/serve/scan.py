@@ -72,6 +72,6 @@ def _deepest(plain: bytes, depth: int) -> int:
 def _text(inner: bytes) -> str:
     """The text; half a surrogate is none, and would end the table that Gradio makes of its calls."""
     try:
-        return orjson.loads(b'"%s"' % inner)
+        return str(orjson.loads(b'"%s"' % inner))
     except orjson.JSONDecodeError:
         raise TooComplex("a hash that is no text") from None

@@ -32,8 +32,8 @@ import torch
 from lora_drop.errors import LoraDropError
 from lora_drop.models.load import LoadedModel, ModelInfo, with_eager_steps
 from lora_drop.models.place import on_zero_gpu
-from lora_drop.run.request import BASELINE, Plan, Request, plan
-from lora_drop.run.trace.records import Record
+from lora_drop.run.request import Plan, Request, plan
+from lora_drop.run.trace.records import BASELINE, Record
 from lora_drop.ui.serve.environment import positive_number
 
 # Estimates: this project had no ZeroGPU to measure on. They are about twice what a run should take, since a run that
@@ -52,7 +52,7 @@ QUOTA_FACTOR = 1.5
 class StopFlag:
     """A stop flag that another process can see: a file. It can be pickled."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._path = Path(tempfile.gettempdir()) / f"lora-drop-stop-{uuid4().hex}"
         self._ended = False
 

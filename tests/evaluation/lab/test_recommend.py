@@ -167,7 +167,7 @@ def test_what_cannot_be_the_fastest_is_left_out_and_measured_where_the_limit_ask
     assert not calls and none.recommended == again.recommended
 
     # A speed that chance may have added does not leave out the bound just below it.
-    close, calls = found({(2, 4): max(of[1, 4], of[2, 2]) * 1.02}, {}, limit=1, out="other")
+    _, calls = found({(2, 4): max(of[1, 4], of[2, 2]) * 1.02}, {}, limit=1, out="other")
     assert len(calls) >= 2
 
 
@@ -181,7 +181,7 @@ def test_a_speed_far_beyond_its_bound_does_not_choose(found):
 
 def test_a_search_goes_on_where_it_ended_and_keeps_what_it_did_not_ask_for(found, tmp_path, bank):
     path = bank()
-    first, calls = found({}, {}, limit=1, adapters=path)
+    _, calls = found({}, {}, limit=1, adapters=path)
     assert len(calls) == 4
     more, calls = found({}, {}, limit=1, periods=(2, 3), adapters=path)
     assert sorted(calls) == [(1, 3), (2, 3)] and len(more.content["rows"]) == 6
@@ -208,7 +208,7 @@ def test_nothing_within_the_limit_is_one_line_and_the_files_stay(tmp_path, capsy
 
 
 @pytest.mark.parametrize(
-    "argv, line",
+    ("argv", "line"),
     [
         ("--max-loss -1", "max_loss must be a finite number from 0 upwards, got -1."),
         ("--max-loss 1 --counts 9", "counts must lie between 1 and 2, the layers to choose from; got 9."),

@@ -30,7 +30,7 @@ def frontier_picture(content: dict[str, Any]) -> str:
     bottom = max(top + 240, TOP + LINE * (len(rows) + 1))
 
     def x(speed: float) -> float:
-        return LEFT + 20 + (speed - low) / (high - low) * (SPLIT - LEFT - 50)
+        return float(LEFT + 20 + (speed - low) / (high - low) * (SPLIT - LEFT - 50))
 
     def y_of(regret: float) -> float:
         return top + math.log(max(regret, LEAST) / LEAST) / math.log(worst / LEAST) * (bottom - top)

@@ -5,6 +5,7 @@ Every number drawn comes from the results; the paper's own (`lora_drop.method.pa
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -201,7 +202,7 @@ def pareto(sweep: dict[str, Any], quality: str = "agreement", theme: str = "ligh
     """
     if quality not in QUALITIES:
         raise LoraDropError(f"quality must be one of {', '.join(QUALITIES)}; got {quality!r}.")
-    column, y_title, form = QUALITIES[quality]
+    column, y_title, _ = QUALITIES[quality]
     title = "LoRA-Drop sweep: speed against quality"
     dropping = [row for row in sweep.get("rows", []) if not is_baseline(row)]
     points = [row for row in dropping if None not in (value_of(row, "speedup"), value_of(row, column))]
@@ -258,7 +259,7 @@ def add_front(axes: Axes, front: list[Row], column: str, label: str | None) -> N
         label: a form for a row's columns; None writes none.
     """
     places = [(axes.x(row["speedup"]), axes.y(row[column])) for row in front]
-    steps = [at for (x, _), (next_x, y) in zip(places, places[1:], strict=False) for at in ((x, y), (next_x, y))]
+    steps = [at for (x, _), (next_x, y) in itertools.pairwise(places) for at in ((x, y), (next_x, y))]
     axes.svg.line([*places[:1], *steps], "ink", 1.5, stroke_dasharray="2 4")
     last = (-math.inf, -math.inf)
     for row, (x, y) in zip(front, places, strict=True):
