@@ -46,7 +46,7 @@ AXES = (
     "accept",
     "own_repeats",
     "head",
-    "parts",
+    "corrections",
     "drop_ratio",
     "period",
     "drop_layers",

@@ -124,10 +124,10 @@ static void project_chunk(void *context, int64_t from, int64_t to) {
 }
 
 /* Write rotated queries, keys, and values of h to `heads`, and K and V to the store too. */
-static void project(const Layer *l, const Pair *change, const float *h, const Tokens *t, Store *kv, Workspace *space) {
+static void project(const Layer *l, const float *h, const Tokens *t, Store *kv, Workspace *space) {
     int64_t chunk = l->head_dim % LANES ? LANES * l->head_dim : l->head_dim; /* whole heads and whole panels */
     Norm norm = {l->attention_norm, l->eps};
-    Product p = prepare(&l->qkv, change ? change + QKV : NULL, h, norm, NULL, t->count, space, space->heads.at);
+    Product p = prepare(&l->qkv, h, norm, NULL, t->count, space, space->heads.at);
     parallel(project_chunk, &(Projection){p, l, t, kv}, l->qkv.n, chunk);
     kv->length += t->count;
 }
@@ -259,10 +259,10 @@ static void attend_split(void *context, int64_t from, int64_t to) {
     }
 }
 
-void attention(const Layer *l, const Pair *change, const float *h, const Tokens *t, Store *kv, Workspace *space) {
+void attention(const Layer *l, const float *h, const Tokens *t, Store *kv, Workspace *space) {
     int64_t seen = kv->length + 1, group = l->heads / l->kv_heads;
     Taken *taken = in_blocks(&l->out) && group * l->head_dim % BLOCK == 0 ? (Taken *)space->taken.at : NULL;
-    project(l, change, h, t, kv, space);
+    project(l, h, t, kv, space);
     for (int64_t r = 0; r < t->count; r += QUERIES) {
         int64_t tokens = t->count - r < QUERIES ? t->count - r : QUERIES;
         int64_t splits = (seen + r + tokens - 1 + SPLIT - 1) / SPLIT;
@@ -272,8 +272,7 @@ void attention(const Layer *l, const Pair *change, const float *h, const Tokens 
         memset(space->done.at, 0, (size_t)(tokens * l->kv_heads) * 4);
         parallel(attend_split, &a, l->kv_heads * splits * tokens, 1);
     }
-    Product p = prepare(&l->out, change ? change + OUT : NULL, space->mixed.at, NO_NORM, taken, t->count, space,
-                        space->attended.at);
+    Product p = prepare(&l->out, space->mixed.at, NO_NORM, taken, t->count, space, space->attended.at);
     multiply(&p, h);
 }
 
@@ -283,5 +282,5 @@ void write_kv(const Layer *l, const float *h, const Tokens *t, Store *kv, Worksp
     only.qkv = rows_from(&l->qkv, queries);
     if (l->qk_norm) only.qk_norm = l->qk_norm + queries;
     only.heads = 0;
-    project(&only, NULL, h, t, kv, space);
+    project(&only, h, t, kv, space);
 }
