@@ -42,10 +42,8 @@ from scripts.prompt_sets import prompt_hash
 FULL = "full model"
 LAYERS = 30  # of the bundled model
 # What a LoRA step that skips 8 layers and a pass of 1 to 4 rows cost, in full steps: `lora-drop bench`, quiet Zen 4,
-# two cores (docs/performance.md). LAYER: a layer's share of a step's bytes. All parts make a LoRA step 2.87 / 2.44 as
-# slow (docs/training-log.md).
+# two cores (docs/performance.md). LAYER: a layer's share of a step's bytes.
 LORA_STEP, LAYER, PASS = 0.68, 0.0245, {1: 1.0, 2: 1.03, 3: 1.06, 4: 1.21}
-LORA_STEP_ALL_PARTS = LORA_STEP * 2.87 / 2.44
 
 
 def config_of(setting: str) -> LoraDropConfig:
@@ -110,19 +108,18 @@ def write_answers(path: Path, prompts: Sequence[str], settings: Sequence[str], r
     return [record for record in lines.records if banks.get(record["setting"]) == record["bank"]]
 
 
-def summary(answers: dict[str, Row], full: dict[str, Row], skipped: int, all_parts: bool) -> dict[str, Any]:
+def summary(answers: dict[str, Row], full: dict[str, Row], skipped: int) -> dict[str, Any]:
     """A setting's figures over the prompts that both answered, by the prompt's hash.
 
     Args:
         skipped: how many layers a LoRA step skips.
-        all_parts: it runs all parts of the corrections.
     """
     pairs = [(answers[prompt], full[prompt]) for prompt in sorted(answers.keys() & full.keys())]
     ours, theirs = zip(*pairs, strict=True)
     tokens = sum(len(a["tokens"]) for a in ours)
     differences = [(repeated_share(a["tokens"]) - repeated_share(b["tokens"]), 1.0) for a, b in pairs]
     loops = [((collapse_at(a["tokens"]) is not None) - (collapse_at(b["tokens"]) is not None), 1.0) for a, b in pairs]
-    lora = (LORA_STEP_ALL_PARTS if all_parts else LORA_STEP) + LAYER * (8 - skipped)
+    lora = LORA_STEP + LAYER * (8 - skipped)
     cost = sum(
         count * (lora if rows == "lora" else PASS[int(rows)]) for a in ours for rows, count in a["passes"].items()
     )
@@ -166,7 +163,7 @@ def main() -> int:
           "| accepted | speed, computed |\n" + "|---" * 9 + "|")  # fmt: skip
     for setting in args.settings:
         skipped = len(config_of(setting).schedule_for(LAYERS).dropped)
-        row = summary(by_setting[setting], full, skipped, "kept" in setting)
+        row = summary(by_setting[setting], full, skipped)
         low, high = row["above_interval"]
         print(
             f"| {setting} | {row['prompts']} | {row['repeats']:.3f}, {row['above']:+.3f} ({low:+.3f} to {high:+.3f}) "

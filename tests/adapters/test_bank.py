@@ -25,14 +25,8 @@ EXACT = {"refresh": "repair", "kv": "write"}
 
 
 def tensors_of(bank):
-    return [
-        *bank.a.values(),
-        *bank.b.values(),
-        *bank.gate.values(),
-        bank.head.project,
-        bank.head.codes,
-        bank.head.scale,
-    ]
+    corrections = [*bank.a.values(), *bank.b.values(), *bank.gate.values()]
+    return [*corrections, bank.head.project, bank.head.codes, bank.head.scale]
 
 
 @pytest.fixture

@@ -94,6 +94,13 @@ def test_the_entropy_is_the_decoders_or_computed():
     assert refresher.entropy == 0.0 and not refresher.begin() and refresher.trigger is None
 
 
+@pytest.mark.parametrize(("entropy", "fires"), [(0.5, True), (9.0, True), (0.49, False), (None, False)])
+def test_a_threshold_that_is_reached_fires(entropy, fires):
+    refresher = refresh.Refresher(Schedule(9, 4, (2,), refresh_entropy=0.5), entropy=entropy)
+    assert refresher.begin() == fires and refresher.trigger == ("entropy" if fires else None)
+    assert not refresh.Refresher(Schedule(9, 4, (2,)), entropy=entropy).begin()
+
+
 def test_a_step_that_is_due_has_no_trigger():
     refresher = refresh.Refresher(Schedule(2, 4, (2,), refresh_entropy=1.0))
     assert not refresher.begin()

@@ -23,7 +23,7 @@ def test_the_figures_of_a_setting():
         "a": answer(loop, {"lora": 26, "3": 13}, regret=4.0, worst=2.0) | {"drafts": 26, "accepted": 13},
         "b": answer(plain[:20], {"lora": 13, "1": 6}),
     }
-    row = circles.summary(ours, full, skipped=10, all_parts=False)
+    row = circles.summary(ours, full, skipped=10)
     repeats = 1 - 2 / 37  # two of 37 are the first of their kind
     assert (row["prompts"], row["repeats"], row["above"]) == (
         2,
