@@ -206,9 +206,6 @@ def test_the_bound_of_one_period_by_hand():
     full, lora = HEAD + REST + 3 * LAYER, HEAD + REST + 2 * LAYER + (2 * 2 + 1) * 8
     assert speed_bound(SMALL, Schedule(4, 3, (1,)), corrections=Corrections(2)) == 4 * full / (3 * lora + full)
     assert speed_bound(SMALL, Schedule(4, 3, (1,)), corrections=Corrections(2, [2])) > 4 * full / (3 * lora + full)
-    kept = 2 * ((8 + 16) + (8 + 8) + (8 + 32) + (16 + 8))
-    bound = speed_bound(SMALL, Schedule(4, 3, (1,)), corrections=Corrections(kept=2))
-    assert bound == 4 * full / (3 * (HEAD + REST + 2 * LAYER + kept) + full)
     assert speed_bound(SMALL, Schedule(4, 3, (1,)), steps=0) == 1.0
 
 
