@@ -150,19 +150,18 @@ static void weigh(float *scores, int64_t count, float *beside) {
 OVER(f32, float, loadf)
 OVER(bf16, uint16_t, from_bf16)
 
-/* The same for heads of any size. */
+static float number(const void *data, int64_t at, int is_f32) {
+    return is_f32 ? ((const float *)data)[at] : bf16_to_f32(((const uint16_t *)data)[at]);
+}
+
+/* The same for heads of any size, a number at a time: those of the models in use are multiples of 16. */
 static void read_any(const void *keys, const void *values, int is_f32, const float *q, int64_t hs, int64_t count,
                      float scale, float *y) {
-    float scores[SPLIT];
-    for (int64_t t = 0; t < count; t++)
-        scores[t] = scale * (is_f32 ? dot_f32((const float *)keys + t * hs, q, hs)
-                                    : dot_bf16((const uint16_t *)keys + t * hs, q, hs));
+    float scores[SPLIT] = {0};
+    for (int64_t i = 0; i < count * hs; i++) scores[i / hs] += scale * q[i % hs] * number(keys, i, is_f32);
     weigh(scores, count, y + hs);
-    for (int64_t j = 0; j < hs; j += WIDTH) {
-        int64_t width = hs - j < WIDTH ? hs - j : WIDTH;
-        if (is_f32) mix_f32((const float *)values + j, scores, count, hs, width, y + j);
-        else mix_bf16((const uint16_t *)values + j, scores, count, hs, width, y + j);
-    }
+    memset(y, 0, (size_t)hs * 4);
+    for (int64_t i = 0; i < count * hs; i++) y[i % hs] += scores[i / hs] * number(values, i, is_f32);
 }
 
 /* The keys are split at fixed places, so that a row's result depends neither on the threads nor on the number of

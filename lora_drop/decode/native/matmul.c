@@ -12,7 +12,7 @@ enum { START = 4096 }; /* bytes */
 enum { AHEAD = 8192, DOT_ROWS = 4 }; /* DOT_ROWS: their sums, 4 vectors each, fit in registers */
 
 /* Kernels for rows of either number type. `dots` prefetches the weights AHEAD bytes further on, which this thread reads
- * next; rows of y and x have `n` and k numbers. `mix` keeps its columns in registers if there are WIDTH of them. */
+ * next; rows of y and x have `n` and k numbers. */
 #define OVER(NAME, TYPE, VECTOR, ONE) \
     INLINE void some_dots_##NAME(const TYPE *w, const float *x, int64_t k, float *y, int64_t n, int rows) { \
         vf a[DOT_ROWS] = {0}, b[DOT_ROWS] = {0}, c[DOT_ROWS] = {0}, d[DOT_ROWS] = {0}; \
@@ -43,30 +43,6 @@ enum { AHEAD = 8192, DOT_ROWS = 4 }; /* DOT_ROWS: their sums, 4 vectors each, fi
             default: some_dots_##NAME(w, x, k, y, n, 4); \
             } \
     } \
-    float dot_##NAME(const TYPE *w, const float *x, int64_t k) { \
-        float y; \
-        some_dots_##NAME(w, x, k, &y, 1, 1); \
-        return y; \
-    } \
-    void mix_##NAME(const TYPE *v, const float *weights, int64_t count, int64_t stride, int64_t width, float *y) { \
-        if (width == WIDTH) { \
-            vf a = {0}, b = {0}, c = {0}, d = {0}; \
-            for (int64_t t = 0; t < count; t++, v += stride) { \
-                vf weight = splat(weights[t]); \
-                a = madd(VECTOR(v), weight, a); \
-                b = madd(VECTOR(v + LANES), weight, b); \
-                c = madd(VECTOR(v + 2 * LANES), weight, c); \
-                d = madd(VECTOR(v + 3 * LANES), weight, d); \
-            } \
-            memcpy(y, (vf[]){a, b, c, d}, 4 * sizeof a); \
-            return; \
-        } \
-        for (int64_t j = 0; j < width; j++) { \
-            float total = 0; \
-            for (int64_t t = 0; t < count; t++) total += ONE(v[t * stride + j]) * weights[t]; \
-            y[j] = total; \
-        } \
-    } \
     static void panels_##NAME(const TYPE *b, const float *x, int64_t k, int64_t n, float *y) { \
         for (int64_t i = 0; i < n; i += LANES, b += k * LANES) { \
             vf total = {0}; \
@@ -87,7 +63,9 @@ void to_f32(const Matrix *w, int64_t row, float *y) {
 
 void rms_norm(const float *x, const float *weight, float *y, int64_t rows, int64_t n, float eps) {
     for (; rows > 0; rows--, x += n, y += n) {
-        float square = dot_f32(x, x, n), scale = 1 / sqrtf(square / (float)n + eps);
+        float square;
+        dots_f32(x, x, n, &square, 1, 1);
+        float scale = 1 / sqrtf(square / (float)n + eps);
         for (int64_t i = 0; i < n; i++) y[i] = x[i] * scale * weight[i];
     }
 }

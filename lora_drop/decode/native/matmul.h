@@ -27,13 +27,6 @@ Matrix rows_from(const Matrix *w, int64_t row);
 /* A row of a matrix without blocks, as float32. */
 void to_f32(const Matrix *w, int64_t row, float *y);
 
-/* dot: w . x over k numbers. mix: weighted sum of `count` rows of length `stride`, over `width` (at most WIDTH) of
- * their columns. */
-float dot_f32(const float *w, const float *x, int64_t k);
-float dot_bf16(const uint16_t *w, const float *x, int64_t k);
-void mix_f32(const float *v, const float *weights, int64_t count, int64_t stride, int64_t width, float *y);
-void mix_bf16(const uint16_t *v, const float *weights, int64_t count, int64_t stride, int64_t width, float *y);
-
 /* y = x / rms(x) * weight for each of `rows` rows x (n,). */
 void rms_norm(const float *x, const float *weight, float *y, int64_t rows, int64_t n, float eps);
 

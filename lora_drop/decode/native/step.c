@@ -16,20 +16,16 @@
 
 int64_t ld_abi(void) { return LD_ABI; }
 
-#ifdef __AVX512VNNI__
-#define VNNI "-vnni"
-#else
-#define VNNI ""
-#endif
-#ifdef __AVX512BF16__
-#define PAIRS "-bf16"
-#else
-#define PAIRS ""
-#endif
-
 const char *ld_path(void) {
 #if defined(__AVX512F__)
-    return "avx512" VNNI PAIRS;
+    return "avx512"
+#ifdef __AVX512VNNI__
+           "-vnni"
+#endif
+#ifdef __AVX512BF16__
+           "-bf16"
+#endif
+        ;
 #elif defined(__aarch64__) && defined(BYTE_DOTS)
     return "neon-dot";
 #elif defined(__aarch64__)
