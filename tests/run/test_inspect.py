@@ -134,7 +134,6 @@ def test_with_corrections_and_a_screened_head_the_reading_is_the_runs(tiny, monk
     for step in range(1, 14):
         found = look(step)
         same_drift(found, trace.audits[LORA_DROP][step], (2, 4))
-        assert found["layers"][5]["did"] == ("ran, adapted" if step % 4 else "ran")
     monkeypatch.setattr("lora_drop.run.inspect.config_fingerprint", lambda *_: "0" * 16)
     with pytest.raises(LoraDropError, match="adapters have changed"):
         read_again(tiny, trace, LORA_DROP, 3)
