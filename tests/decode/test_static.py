@@ -29,7 +29,7 @@ from tests.support.decoding import PROMPT, TARGET, decoder_of, logits_of
 from tests.support.parts import full_bank
 
 REPAIRING = {"kv": "write", "refresh": "repair"}
-NOTHING = Results(torch.zeros(1, 4), torch.zeros(1, 1), torch.zeros(1), None, [], {})
+NOTHING = Results(torch.zeros(1, 4), torch.zeros(1, 1), torch.zeros(1), None, {})
 
 
 def lane_of(decoder, schedule, bank=None, length=12):
