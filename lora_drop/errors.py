@@ -32,6 +32,16 @@ class LoraDropError(ValueError):
         super().__init__("".join(char if char.isprintable() else "\ufffd" for char in line))
 
 
+# Flags of options that were removed, and what to do without them.
+REMOVED = {
+    "--parts": "turn the corrections off by --no-corrections",
+    "--refresh-norm": "refresh early by --refresh-entropy",
+    "--norms": "name --entropies",
+    "--mlp-width": "leave it out: only linear corrections are trained",
+    "--kept-rank": "leave it out: only linear corrections are trained",
+}
+
+
 def did_you_mean(word: str, names: Iterable[str]) -> str:
     """` Did you mean NAME?` for the name that is spelt most like a word; empty if none is near."""
     return "".join(f" Did you mean {name}?" for name in get_close_matches(word[:100], names, 1))
@@ -56,6 +66,8 @@ class LineParser(argparse.ArgumentParser):
         names = [name for action in self._actions for name in (*action.option_strings, *(action.choices or ()))]
         choice = re.findall(r"invalid choice: '([^']+)'", message)
         words = choice or [flag for flag in self._flags if flag not in names]
+        if words and words[0] in REMOVED:
+            raise LoraDropError(f"{words[0]} was removed: {REMOVED[words[0]]} (see {self.prog} --help)")
         hint = did_you_mean(words[0], names) if words else ""
         if hint and not choice:
             message = f"unrecognized arguments: {words[0]}"

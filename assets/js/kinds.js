@@ -11,10 +11,7 @@ export const skips = (kind) => kind === "lora" || kind === "draft";
  *
  * @type {Record<string, string>}
  */
-export const triggerWords = {
-  entropy: "the last token's entropy was high",
-  norm: "the last corrections were large",
-};
+export const triggerWords = { entropy: "the last token's entropy was high" };
 
 /**
  * Kind of a layer in a step; "refresh" is a full step of a layer that LoRA steps skip.

@@ -14,7 +14,7 @@
  * @property {boolean} qk_norm
  * @property {number} matrix_size bytes of a matrix's number, as a multiple of an activation's: matrices may be packed
  * @property {number} head_size
- * @property {number} part_size of the corrections' parts `linear` and `mlp`
+ * @property {number} part_size of the corrections
  * @property {number} code_size of a code of a screened head
  * @property {number[][]} [layer_sizes] instead of matrix_size: for each layer the size of k and v, attention, MLP
  */
@@ -25,16 +25,12 @@
  * @property {number} rank
  * @property {number[]} corrected layers with a correction
  * @property {number | null} tokens number of tokens in the training
- * @property {number} mlp width of its `mlp` part; 0 without, as for the sizes below
- * @property {number} kept rank of its change to layers that run
  * @property {number} head_rank of its screened head
  * @property {number} head_best
  */
 
 /**
  * @typedef {object} Extras reads of LoRA steps beside the paper's correction: `Extras` in lora_drop/method/cost.py
- * @property {number} mlp
- * @property {number} kept
  * @property {number} head_rank
  * @property {number} head_best
  * @property {number} code_size
@@ -86,7 +82,8 @@
  * @property {string} refresh
  * @property {number} accept
  * @property {string} head
- * @property {string} parts
+ * @property {string} [refresh_entropy]
+ * @property {boolean} corrections
  * @property {boolean} [own_repeats]
  */
 
@@ -147,11 +144,11 @@
  * @property {string} part
  * @property {string} kv
  * @property {number[] | null} [corrected] skipped layers with corrections; by default all
- * @property {Extras} [extras] further parts of its corrections
+ * @property {Extras} [extras] sizes of its screened head
  * @property {string} [refresh] `single` or `repair`
  * @property {number} [accept]
  * @property {string} [head] `full` or `screened`
- * @property {boolean} [hasTriggers] it may refresh early
+ * @property {boolean} [mayBeEarly] a refresh may come early
  */
 
 /**
@@ -171,6 +168,7 @@
  * @property {number} [accept]
  * @property {string} [head]
  * @property {Partial<Extras>} [extras]
+ * @property {number | null} [refresh_entropy]
  * @property {number} [lookup] of prompt lookup: the longest n-gram
  */
 

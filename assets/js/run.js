@@ -1,7 +1,6 @@
 /* A run as it arrives: its header, and each lane's steps and audits. It touches no element. */
 
 import { NO_EXTRAS } from "./schedule.js";
-import { hasTriggers } from "./settings.js";
 
 /** @typedef {import("./records.js").Figures} Figures */
 /** @typedef {import("./records.js").Header} Header */
@@ -10,7 +9,6 @@ import { hasTriggers } from "./settings.js";
 
 /** @type {("prefill" | "refresh" | "lora" | "draft")[]} by their numbers on the wire */
 const KINDS = ["prefill", "refresh", "lora", "draft"];
-const TRIGGERS = ["entropy", "norm"];
 const NO_FIGURES = {
   ...{ speedup: null, bound: null, kv_saved: null, first_divergence: null, top1_agreement: null },
   ...{ quality_loss: null, accepted: null },
@@ -84,7 +82,7 @@ function laneOf({ id, label, config }, index, numLayers) {
       ...config,
       numLayers,
       extras: config.extras && { ...NO_EXTRAS, ...config.extras },
-      hasTriggers: hasTriggers(config),
+      mayBeEarly: (config.refresh_entropy ?? null) !== null,
     },
     steps: [],
     audits: new Map(),
@@ -155,7 +153,7 @@ export class Run {
       ms,
       kvBytes,
       entropy,
-      trigger: TRIGGERS[trigger] ?? null, // only an early refresh has one
+      trigger: trigger ?? null, // only an early refresh has one
       isThought: Boolean(thought),
       thoughts: (before?.thoughts ?? 0) + Number(Boolean(thought)),
       refreshes: (before?.refreshes ?? 0) + Number(isRefresh),

@@ -63,7 +63,7 @@ export const writesKv = (schedule) => schedule.kv === "write" && !repairs(schedu
  *
  * @param {Schedule} schedule
  */
-export const isAdaptive = (schedule) => !isBaseline(schedule) && Boolean(schedule.hasTriggers);
+export const isAdaptive = (schedule) => !isBaseline(schedule) && Boolean(schedule.mayBeEarly);
 
 /**
  * True if the full steps of a run may come at other steps than `kind` says, and more often.
@@ -155,20 +155,7 @@ function weights(shape) {
 }
 
 /** @type {import("./records.js").Extras} */
-export const NO_EXTRAS = { mlp: 0, kept: 0, head_rank: 0, head_best: 0, code_size: 1 };
-
-/**
- * Reads of the `kept` part for one layer that runs in a LoRA step, in units of an activation's size.
- *
- * @param {Shape} shape
- * @param {import("./records.js").Extras} extras
- */
-function layerChange(shape, { kept }) {
-  const inner = shape.num_heads * shape.head_dim;
-  const kv = 2 * shape.num_kv_heads * shape.head_dim;
-  // In and out of: q, k and v; o; gate and up; down.
-  return kept * (4 * shape.hidden_size + 2 * inner + kv + 3 * shape.intermediate_size);
-}
+export const NO_EXTRAS = { head_rank: 0, head_best: 0, code_size: 1 };
 
 /**
  * Reads of the screened head.
@@ -220,14 +207,12 @@ export function stepBytes(shape, schedule, step, promptTokens, itemsize, rank = 
   const extras = schedule.extras ?? NO_EXTRAS;
   const isScreened = schedule.head === "screened" && extras.head_rank > 0;
   let total = all - full(skipped) + (isScreened ? screenedHead(shape, extras) : w.head);
-  // The part `kept` changes the layers that run after the first skipped one.
-  if (n) total += (schedule.numLayers - schedule.dropped[0] - n) * layerChange(shape, extras);
   if (rank) {
     // `corrected`: the layers with adapters; by default all.
     const own = schedule.corrected;
     const corrected = own ? schedule.dropped.filter((i) => own.includes(i)).length : n;
-    const vectors = Number(schedule.reuse === "residual") + Number(extras.mlp > 0);
-    total += corrected * ((2 * rank + 3 * extras.mlp) * shape.part_size + vectors) * shape.hidden_size;
+    const gate = Number(schedule.reuse === "residual");
+    total += corrected * (2 * rank * shape.part_size + gate) * shape.hidden_size;
   }
   if (schedule.part === "attention") total += sum(skipped.map((layer) => layer.mlp));
   if (writesKv(schedule)) total += sum(skipped.map((layer) => shape.hidden_size + layer.kv));

@@ -21,24 +21,6 @@ const MAX_REPAIR = 64; // longest period with refresh repair
 export const rulesOf = (table) => table.filter(({ of }) => of === "schedule").map(({ name }) => name);
 
 /**
- * Thresholds of early refreshes; the names of these settings begin with `refresh_`.
- *
- * @param {Record<string, any>} values
- * @returns {any[]}
- */
-const thresholdsOf = (values) =>
-  Object.keys(values)
-    .filter((name) => name.startsWith("refresh_"))
-    .map((name) => values[name]);
-
-/**
- * True if a lane's recorded settings can cause early refreshes.
- *
- * @param {Record<string, any>} config
- */
-export const hasTriggers = (config) => thresholdsOf(config).some((value) => value !== null && value !== undefined);
-
-/**
  * Parse "4,6,8" as ascending layer numbers; null for an empty text, undefined for an invalid one.
  *
  * @param {string} text
@@ -81,16 +63,15 @@ export function scheduleOf(settings, numLayers) {
   if (listed && (listed[0] < 1 || listed[listed.length - 1] > last || new Set(listed).size < listed.length)) {
     return `Exact layers must be different numbers from 1 to ${last}: layer 0 always runs.`;
   }
-  const thresholds = thresholdsOf(settings).map(parseThreshold);
-  if (thresholds.includes(undefined)) {
-    return "A threshold of early refreshes must be a number from 0 upwards; leave it empty for none.";
+  const threshold = parseThreshold(settings.refresh_entropy);
+  if (threshold === undefined) {
+    return "The threshold of early refreshes must be a number from 0 upwards; leave it empty for none.";
   }
   const refused = refusedExactness(settings);
   if (refused) return refused;
   const dropped = listed ?? droppedLayers(layers[0], layers[1], ratio);
   const { reuse, part, kv, refresh, accept, head } = settings;
-  const hasTriggers = thresholds.some((value) => value !== null);
-  return { period, numLayers, dropped, reuse, part, kv, refresh, accept, head, hasTriggers };
+  return { period, numLayers, dropped, reuse, part, kv, refresh, accept, head, mayBeEarly: threshold !== null };
 }
 
 /**
@@ -114,7 +95,7 @@ function refusedExactness({ refresh, accept, kv, period, own_repeats }) {
   return "";
 }
 
-const UNKNOWN = { rank: 64, tokens: null, mlp: 0, kept: 0, head_rank: 0, head_best: 0 };
+const UNKNOWN = { rank: 64, tokens: null, head_rank: 0, head_best: 0 };
 
 /**
  * The bank that a run takes on a model; null without one that corrects a skipped layer.
@@ -133,7 +114,7 @@ export function bankOf(model, settings, schedule) {
   const bank = settings.adapters === "auto" ? shipped : named;
   if (!bank) return null;
   const isOfUse = head === "screened" && bank.head_rank > 0;
-  const corrects = settings.parts !== "none" && schedule.dropped.some((layer) => bank.corrected.includes(layer));
+  const corrects = settings.corrections && schedule.dropped.some((layer) => bank.corrected.includes(layer));
   return isOfUse || corrects ? bank : null;
 }
 
@@ -146,7 +127,7 @@ export function hasThirdLane({ model, named, presets, settings: own }) {
   if (!model || !presets || !own) return true;
   const settings = { ...own, ...named[presets.default] };
   const schedule = scheduleOf(settings, model.shape.num_layers);
-  return typeof schedule !== "string" && settings.parts !== "none" && bankOf(model, settings, schedule) !== null;
+  return typeof schedule !== "string" && settings.corrections && bankOf(model, settings, schedule) !== null;
 }
 
 /**
@@ -160,15 +141,8 @@ export function hasThirdLane({ model, named, presets, settings: own }) {
  */
 export function withBank(model, settings, schedule, bank) {
   if (!bank) return schedule;
-  const has = (part) => settings.parts === "auto" || settings.parts.split("+").includes(part);
-  const extras = {
-    mlp: has("mlp") ? bank.mlp : 0,
-    kept: has("kept") ? bank.kept : 0,
-    head_rank: bank.head_rank,
-    head_best: bank.head_best,
-    code_size: model.shape.code_size,
-  };
-  return { ...schedule, corrected: settings.parts === "none" ? [] : bank.corrected, extras };
+  const extras = { head_rank: bank.head_rank, head_best: bank.head_best, code_size: model.shape.code_size };
+  return { ...schedule, corrected: settings.corrections ? bank.corrected : [], extras };
 }
 
 /**

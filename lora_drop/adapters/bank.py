@@ -27,7 +27,7 @@ from lora_drop.adapters.hub import (
     hub_name,
     upload,
 )
-from lora_drop.decode.correction import PROJECTIONS, Correction
+from lora_drop.decode.correction import Correction
 from lora_drop.decode.head import ScreenedHead
 from lora_drop.errors import LoraDropError, first_mistake
 from lora_drop.models.load import LoadedModel, ModelInfo
@@ -35,7 +35,6 @@ from lora_drop.paths import drafted, sha256
 
 CHECKPOINTS = ("checkpoint", "checkpoint.old")  # of `train --out`; a kill may leave the last good one in the second
 CHECKPOINT_BANK = "adapter"  # a checkpoint's folder of the bank
-_BOTTLENECK = ("gate_up", "down")  # tensors of a layer's `mlp` part
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -84,10 +83,6 @@ class BankConfig(BaseModel):
     kv: str
     refresh: str = "single"
     layers: _Layers
-    mlp_width: int = 0
-    mlp_layers: _Layers = []
-    kept_rank: int = 0
-    kept_layers: _Layers = []
     head: HeadSizes | None = None
 
     @classmethod
@@ -163,7 +158,7 @@ class AdapterBank(Correction):
             LoraDropError: the bank does not fit.
         """
         size, tokens, other = loaded.shape.hidden_size, loaded.shape.vocab_size, f"adapters {name} belong to another"
-        last = max((*self.layers, *self.mlp, *self.kept), default=0)
+        last = max(self.layers, default=0)
         if (self.num_layers and self.num_layers != loaded.num_layers) or last >= loaded.num_layers:
             raise LoraDropError(
                 f"{other} model: it has {self.num_layers or last + 1} layers, this one {loaded.num_layers}. Use the "
@@ -171,9 +166,6 @@ class AdapterBank(Correction):
             )
         expected = ((self.rank, size), (size, self.rank), (size,))
         fits = all((self.a[i].shape, self.b[i].shape, self.gate[i].shape) == expected for i in self.layers)
-        fits &= all(gate_up.shape[1] == down.shape[0] == size for gate_up, down in self.mlp.values())
-        inputs = [pairs[key][0] for pairs in self.kept.values() for key in ("qkv", "gate_up") if key in pairs]
-        fits &= all(a.shape[1] == size for a in inputs)
         if self.head:
             fits &= self.head.project.shape[1] == size and len(self.head.codes) == tokens
         if not fits:
@@ -205,11 +197,6 @@ class AdapterBank(Correction):
             tensors[f"layers.{i}.lora_A.weight"] = self.a[i]
             tensors[f"layers.{i}.lora_B.weight"] = self.b[i]
             tensors[f"layers.{i}.gate"] = self.gate[i]
-        for i, pair in self.mlp.items():
-            tensors |= {f"layers.{i}.mlp.{name}.weight": t for name, t in zip(_BOTTLENECK, pair, strict=True)}
-        for i, projections in self.kept.items():
-            for name, (a, b) in projections.items():
-                tensors |= {f"layers.{i}.{name}_proj.lora_A.weight": a, f"layers.{i}.{name}_proj.lora_B.weight": b}
         if self.head is not None:
             tensors |= {"head.project": self.head.project, "head.codes": self.head.packed()}
             tensors["head.scale"] = self.head.scale.half()
@@ -225,8 +212,6 @@ class AdapterBank(Correction):
             "kv": self.kv,
             "refresh": self.refresh,
             "layers": self.layers,
-            **({"mlp_width": self.mlp_width, "mlp_layers": sorted(self.mlp)} if self.mlp else {}),
-            **({"kept_rank": self.kept_rank, "kept_layers": sorted(self.kept)} if self.kept else {}),
             **({"head": {"rank": self.head.rank, "best": self.head.best}} if self.head else {}),
         }
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
@@ -249,29 +234,35 @@ class AdapterBank(Correction):
 
         Raises:
             LoraDropError: a file is missing, broken, differs from its checksum or from its config's shapes, or holds
-                NaN or no floats.
+                NaN or no floats, or a part that is no longer supported.
         """
         folder = Path(folder)
         config = BankConfig.read(folder)
+        for part in ("mlp", "kept"):
+            if (config.model_extra or {}).get(f"{part}_layers"):
+                raise LoraDropError(
+                    f"the adapters in {bank_name(folder)} hold the part {part}, which is no longer supported: train "
+                    "them again, or use adapters none."
+                )
         try:
             tensors = _Tensors(load_file(files_of(folder) / WEIGHTS_NAME))
             a = {i: tensors[f"layers.{i}.lora_A.weight"] for i in config.layers}
             b = {i: tensors[f"layers.{i}.lora_B.weight"] for i in config.layers}
             gate = {i: tensors[f"layers.{i}.gate"] for i in config.layers}
-            parts = _read_parts(config, tensors)
+            head = _read_head(config, tensors)
         except OSError as error:
             raise _unreadable(folder, error) from None
         except (SafetensorError, ValueError) as error:
             raise broken(bank_name(folder), f"{WEIGHTS_NAME}, {error}") from None
         faults = (_layer_fault(i, a[i], b[i], gate[i], config.r) for i in config.layers)
-        if fault := next(filter(None, faults), None) or _parts_fault(**parts):
+        if fault := next(filter(None, faults), None) or _head_fault(head):
             raise broken(bank_name(folder), fault)
         _check_sums(files_of(folder), bank_name(folder))
         return cls(
             *(a, b, gate, config.lora_alpha, config.reuse, config.part, config.kv),
             *(config.base_model_name_or_path, config.revision, config.num_layers, config.model_extra or {}),
             config.refresh,
-            **parts,
+            head=head,
         )
 
     @classmethod
@@ -349,22 +340,12 @@ def _check_sums(folder: Path, name: str) -> None:
         raise broken(name, f"{other[0]} differs from {SUMS_NAME} (if you changed it, delete {SUMS_NAME})")
 
 
-def _read_parts(config: BankConfig, tensors: _Tensors) -> dict[str, Any]:
-    """The parts beyond `linear` that a config names, as arguments of `Correction`. Raises ValueError."""
-    mlp = {i: tuple(tensors[f"layers.{i}.mlp.{name}.weight"] for name in _BOTTLENECK) for i in config.mlp_layers}
-    kept = {
-        i: {
-            name: tuple(tensors[f"layers.{i}.{name}_proj.lora_{side}.weight"] for side in "AB")
-            for name in PROJECTIONS
-            if f"layers.{i}.{name}_proj.lora_A.weight" in tensors
-        }
-        for i in config.kept_layers
-    }
-    parts: dict[str, Any] = {"mlp": mlp, "kept": kept}
-    if config.head is not None:
-        project, packed, scale = (tensors[f"head.{name}"] for name in ("project", "codes", "scale"))
-        parts["head"] = ScreenedHead.unpacked(project, packed, scale.float(), config.head.best)
-    return parts
+def _read_head(config: BankConfig, tensors: _Tensors) -> ScreenedHead | None:
+    """The screened head, if a config has one. Raises ValueError."""
+    if config.head is None:
+        return None
+    project, packed, scale = (tensors[f"head.{name}"] for name in ("project", "codes", "scale"))
+    return ScreenedHead.unpacked(project, packed, scale.float(), config.head.best)
 
 
 def _are_finite(*tensors: Tensor) -> bool:
@@ -382,18 +363,8 @@ def _layer_fault(layer: int, a: Tensor, b: Tensor, gate: Tensor, rank: int) -> s
     return None if _are_finite(a, b, gate) else f"layer {layer} holds NaN or infinity"
 
 
-def _parts_fault(mlp: dict[int, Any], kept: dict[int, Any], head: ScreenedHead | None = None) -> str | None:
-    """What is wrong with the tensors of the parts beyond `linear`, or None."""
-    low_rank = [(i, pair) for i, projections in kept.items() for pair in projections.values()]
-    for i, (first, second) in [*low_rank, *mlp.items()]:
-        if any(tensor.dtype not in _DTYPES or tensor.dim() != 2 for tensor in (first, second)):
-            return f"layer {i} has a part that is not a pair of matrices of numbers"
-        if not _are_finite(first, second):
-            return f"layer {i} has a part with NaN or infinity"
-    ranks = {rank for _, (first, second) in low_rank for rank in (first.shape[0], second.shape[1])}
-    widths = {width for first, second in mlp.values() for width in (first.shape[0], 2 * second.shape[1])}
-    if len(ranks) > 1 or len(widths) > 1:
-        return "a part has layers of different rank or width"
+def _head_fault(head: ScreenedHead | None) -> str | None:
+    """What is wrong with the tensors of a screened head, or None."""
     if head and not (
         head.project.isfinite().all() and head.scale.isfinite().all() and 1 <= head.best <= len(head.codes)
     ):

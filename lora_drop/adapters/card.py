@@ -109,13 +109,8 @@ def _metadata(bank: Bank) -> ModelCardData:
 
 def _training(bank: Bank) -> list[str]:
     """The lines of the section on training."""
-    meta, parts = bank.meta, sorted(bank.parts)
+    meta = bank.meta
     lines = [f"- Rules: reuse `{bank.reuse}`, part `{bank.part}`, refresh `{bank.refresh}`, kv `{bank.kv}`."]
-    sizes = (("kept", "kept_rank"), ("mlp", "mlp_width"))
-    if gone := [part for part, key in sizes if meta.get("settings", {}).get(key) and part not in parts]:
-        lines.append(f"- Parts: {', '.join(parts)} ({' and '.join(gone)}, trained with them, left out).")
-    elif len(parts) > 1:
-        lines.append(f"- Parts: {', '.join(parts)}.")
     if bank.head:
         later = "" if meta.get("settings", {}).get("head_rank", bank.head.rank) == bank.head.rank else LATER
         lines.append(f"- Screened head: rank {bank.head.rank} in 4 bits, {bank.head.best:,} exact tokens{later}.")

@@ -32,32 +32,14 @@ def find_bank(
     Raises:
         LoraDropError: named adapters cannot be read, or the adapters do not fit.
     """
-    bank, notes = _bank_and_notes(loaded, config, schedule, bank)
-    if schedule.watches_norm and bank is None:
-        notes.append("refresh_norm never fires here: without adapters there is no correction to measure.")
-    return bank, notes
-
-
-def _bank_and_notes(
-    loaded: LoadedModel | ModelInfo, config: LoraDropConfig, schedule: Schedule, bank: AdapterBank | None
-) -> tuple[AdapterBank | None, list[str]]:
     folder = None if bank else bank_folder(loaded, config, schedule)
     if folder is not None:
         bank, name = AdapterBank.load(folder), bank_name(folder)
     elif bank is not None:
         name = "of this call"
     else:
-        names_parts = config.parts not in ("auto", "none", "linear")  # those that any adapters have
         if config.adapters == "none" or schedule.is_baseline:
-            notes = [] if config.head == "full" else ["without adapters there is no screened head."]
-            if names_parts and not schedule.is_baseline:
-                notes.append(f"without adapters there are no parts {config.parts}.")
-            return None, notes
-        if names_parts:
-            raise LoraDropError(
-                f"no adapters with parts {config.parts} are shipped for {loaded.id}: take parts auto, or name "
-                "a folder."
-            )
+            return None, [] if config.head == "full" else ["without adapters there is no screened head."]
         return None, [
             f"no trained adapters are shipped for {loaded.id} with reuse {schedule.reuse}, part {schedule.part}: "
             "this is the untrained rule."
@@ -69,35 +51,19 @@ def _bank_and_notes(
         if theirs != ours and not schedule.is_baseline:
             notes.append(f"adapters {name} were trained for {rule} {theirs}, this run has {rule} {ours}.")
     uncorrected = [i for i in schedule.dropped if i not in bank.a]
-    if uncorrected and config.parts != "none":
+    if uncorrected and config.corrections:
         notes.append(f"adapters {name} have no correction for layers {', '.join(map(str, uncorrected))}.")
     if config.head == "screened" and not screens_heads(loaded.device):
         notes.append(NO_SCREEN)
         config = config.replace(head="full")
-    bank = bank.only(_wanted_parts(bank, config, name, notes))
+    if config.head == "screened" and bank.head is None:
+        if config.adapters != "auto":
+            raise LoraDropError(f"adapters {name} have no screened head: take head full, or adapters that have one.")
+        notes.append(f"adapters {name} have no screened head: the whole head is read.")
+    bank = bank.only(config.corrections, head=config.head == "screened")
     if schedule.is_baseline or not (bank.head or bank.a.keys() & schedule.dropped_set):
         return None, notes
     return bank.to(loaded.device, loaded.dtype), notes
-
-
-def _wanted_parts(bank: AdapterBank, config: LoraDropConfig, name: str, notes: list[str]) -> frozenset[str]:
-    """The parts of a bank that a config runs; adds a note where `auto` does without the screened head.
-
-    Raises:
-        LoraDropError: the bank lacks a part that the config names.
-    """
-    asked = set() if config.parts in ("auto", "none") else set(config.parts.split("+"))
-    if config.head == "screened" and config.adapters != "auto":
-        asked.add("head")
-    if missing := sorted(asked - bank.parts):
-        raise LoraDropError(
-            f"adapters {name} have no {missing[0]} part (they have {', '.join(sorted(bank.parts))}): take parts "
-            "auto and head full, or adapters that have it."
-        )
-    if config.head == "screened" and "head" not in bank.parts:
-        notes.append(f"adapters {name} have no screened head: the whole head is read.")
-    parts = bank.parts if config.parts == "auto" else frozenset(asked)
-    return parts - {"head"} | ({"head"} if config.head == "screened" else set())
 
 
 def bank_folder(loaded: LoadedModel | ModelInfo, config: LoraDropConfig, schedule: Schedule) -> Path | None:
@@ -136,7 +102,7 @@ def bank_facts(loaded: LoadedModel | ModelInfo) -> dict[str, dict[str, Any]]:
 
     The key is reuse, part, refresh and kv; rules without a shipped bank have no entry. Facts are name, rank,
     `corrected` (the layers with a correction), `tokens` (of its training, None if the bank does not say) and the sizes
-    of its parts, 0 for a missing one and for a head that this device does not screen: mlp, kept, head_rank, head_best.
+    of its screened head, head_rank and head_best, 0 without one and on a device that does not screen.
 
     Raises:
         LoraDropError: see `shipped_bank`.
@@ -150,8 +116,6 @@ def bank_facts(loaded: LoadedModel | ModelInfo) -> dict[str, dict[str, Any]]:
                 "rank": config.r,
                 "corrected": config.layers,
                 "tokens": (config.model_extra or {}).get("tokens"),
-                "mlp": config.mlp_width,
-                "kept": config.kept_rank,
                 "head_rank": config.head.rank if config.head and screens else 0,
                 "head_best": config.head.best if config.head and screens else 0,
             }

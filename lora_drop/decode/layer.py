@@ -5,7 +5,6 @@ Shapes: B batch, T tokens, D hidden size, nh heads, nkv K/V heads, hs head size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 Rope = tuple[Tensor, Tensor]  # cosines and sines, (1, T, hs) each
-Change = Callable[[str, Tensor, Tensor], Tensor]  # a projection's name, input and output -> its output with a change
 
 
 def is_supported(model: PreTrainedModel) -> bool:
@@ -30,14 +28,9 @@ def is_supported(model: PreTrainedModel) -> bool:
     )
 
 
-def unchanged(projection: str, x: Tensor, y: Tensor) -> Tensor:
-    """The `Change` of a layer that no bank changes."""
-    return y
-
-
 # `Any`: to a type checker each attribute of a transformers module is a tensor or a module.
 def projections(layer: Any) -> dict[str, tuple[nn.Linear, ...]]:
-    """A layer's matrices by the names of `correction.PROJECTIONS`; those with one input are together."""
+    """A layer's matrices by name; those with one input are together."""
     attention, mlp = layer.self_attn, layer.mlp
     return {
         "qkv": (attention.q_proj, attention.k_proj, attention.v_proj),
@@ -97,11 +90,11 @@ def feed(layer: Any, u: Tensor) -> Tensor:
     return u + layer.mlp(layer.post_attention_layernorm(u))
 
 
-def heads(layer: Any, h: Tensor, rope: Rope, change: Change = unchanged) -> tuple[Tensor, Tensor, Tensor]:
+def heads(layer: Any, h: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
     """Rotated queries (B, nh, T, hs) and keys, and values (B, nkv, T, hs), of a layer's input (B, T, D)."""
     attention, x = layer.self_attn, layer.input_layernorm(h)
     qkv = torch.cat([project(x) for project in (attention.q_proj, attention.k_proj, attention.v_proj)], -1)
-    split = change("qkv", x, qkv).unflatten(-1, (-1, attention.head_dim))  # (B, T, nh + 2 nkv, hs)
+    split = qkv.unflatten(-1, (-1, attention.head_dim))  # (B, T, nh + 2 nkv, hs)
     kv_heads = attention.k_proj.out_features // attention.head_dim
     query, key, value = split.split((split.shape[2] - 2 * kv_heads, kv_heads, kv_heads), 2)
     if hasattr(attention, "q_norm"):  # Qwen3
@@ -118,23 +111,6 @@ def keys_values(layer: Any, h: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
     if hasattr(attention, "k_norm"):
         key = attention.k_norm(key)
     return rotate(key.transpose(1, 2), rope), value.transpose(1, 2)
-
-
-def run_changed(
-    layer: Any, h: Tensor, rope: Rope, change: Change, mix: Callable[[Tensor, Tensor, Tensor], Tensor]
-) -> Tensor:
-    """Output (B, T, D) of a layer whose projections a bank changes.
-
-    Args:
-        mix: attention: queries, keys and values as in `heads` -> the heads' outputs (B, nh, T, hs).
-    """
-    attention, mlp = layer.self_attn, layer.mlp
-    mixed = mix(*heads(layer, h, rope, change)).transpose(1, 2).flatten(2)
-    u = h + change("out", mixed, attention.o_proj(mixed))
-    x = layer.post_attention_layernorm(u)
-    gate, up = change("gate_up", x, torch.cat((mlp.gate_proj(x), mlp.up_proj(x)), -1)).chunk(2, -1)
-    inner = mlp.act_fn(gate) * up
-    return u + change("down", inner, mlp.down_proj(inner))
 
 
 def rotate(x: Tensor, rope: Rope) -> Tensor:

@@ -60,9 +60,6 @@ class ReferenceOutputs(ReferenceDecoder):
     def run_dropped(self, i: int, h: Tensor, rope: Rope, state: DecodeState) -> Tensor:
         return self._see(i, super().run_dropped(i, h, rope, state))
 
-    def run_adapted(self, i: int, h: Tensor, rope: Rope, state: DecodeState) -> Tensor:
-        return self._see(i, super().run_adapted(i, h, rope, state))
-
 
 class NativeOutputs(ReferenceOutputs, NativeDecoder):
     """The native decoder; its C steps run one layer at a time."""

@@ -8,19 +8,17 @@ Shapes: B batch, P prompt tokens, T tokens of a call, D hidden size, V vocabular
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from lora_drop.decode import rules
 from lora_drop.decode.cache import KVCache
 from lora_drop.decode.clock import Clock
 from lora_drop.decode.correction import Correction, correct
-from lora_drop.decode.layer import Rope, attend, causal_mask, feed, keys_values, run_changed
+from lora_drop.decode.layer import Rope, attend, causal_mask, feed, keys_values
 from lora_drop.decode.logits import entropy
 from lora_drop.decode.step import DecoderOutput, DecodeState, Prefilled, Stopped
 from lora_drop.errors import LoraDropError
@@ -283,12 +281,9 @@ class ReferenceDecoder:
         return self.rotary(h, position_ids=positions)
 
     def run_lora(self, i: int, h: Tensor, rope: Rope, state: DecodeState) -> Tensor:
-        """Layer i at a LoRA step, (B, 1, D): skipped, or run, with the change that the bank may have for it."""
-        if i in state.schedule.dropped_set:
-            return self.run_dropped(i, h, rope, state)
-        if state.bank is not None and i in state.bank.kept and i > state.schedule.first_skipped:
-            return self.run_adapted(i, h, rope, state)
-        return self.run_full(i, h, rope, state)
+        """Layer i at a LoRA step, (B, 1, D): skipped, or run."""
+        run = self.run_dropped if i in state.schedule.dropped_set else self.run_full
+        return run(i, h, rope, state)
 
     def run_full(self, i: int, h: Tensor, rope: Rope, state: DecodeState) -> Tensor:
         """h[t][i] -> h[t][i+1] = f_i(h[t][i]), (B, 1, D). Writes K/V; a layer of the schedule leaves its anchor."""
@@ -312,22 +307,11 @@ class ReferenceDecoder:
         if schedule.kv == "write" and not schedule.repairs:  # a repair writes them; nothing reads them before
             state.kv.update(*keys_values(layer, h, rope), i)
         anchor = None if anchor is None else anchor[:, None]
-        d, gate = correct(state.bank, i, h, layer.post_attention_layernorm)
-        if d is not None:
-            state.refresher.measure(d, h if anchor is None else anchor)
+        d, gate = correct(state.bank, i, h)
         u = rules.reused(schedule.reuse, h, anchor, gate, d)
         if schedule.reuse == "state":
             state.anchors[i] = u[:, -1]
         return u if schedule.part == "block" else feed(layer, u)
-
-    def run_adapted(self, i: int, h: Tensor, rope: Rope, state: DecodeState) -> Tensor:
-        """A layer that runs at a LoRA step with the bank's part `kept`, (B, 1, D). Writes K/V."""
-
-        def mix(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            return F.scaled_dot_product_attention(query, *state.kv.update(key, value, i), enable_gqa=True)
-
-        assert state.bank is not None
-        return run_changed(self.layers[i], h, rope, partial(state.bank.adapted, i), mix)
 
 
 Decoder = ReferenceDecoder  # the name for any of them: the others inherit from it

@@ -1,18 +1,16 @@
 """Which decode steps are full, in free-running and teacher-forced decoding.
 
-A fixed schedule refreshes every `period` steps. An adaptive one also refreshes early, when a trigger reaches its
-threshold: the entropy of the last logits, or the norm of the last corrections relative to the anchors that they
-correct. `period` is the longest gap then.
+A fixed schedule refreshes every `period` steps. An adaptive one also refreshes early, when the entropy of the last
+logits reaches a threshold. `period` is the longest gap then.
 
-A decoder asks `begin` whether its step is full, passes each correction to `measure` and the logits to `end`. With both
-triggers off the last two do nothing, and nothing waits for the device.
+A decoder asks `begin` whether its step is full, and passes the logits to `end`. With a fixed schedule `end` does
+nothing, and nothing waits for the device.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from lora_drop.decode.logits import entropy
@@ -29,10 +27,7 @@ class Refresher:
         trigger: the trigger that made that step a refresh before its time, or None.
         last_refresh: number of the last full step.
         refreshes: full decode steps so far.
-        entropy: nats, of the last logits; None with its trigger off.
-        norm: mean of the last step's ratios; None with its trigger off, and after a full step.
-        ratios: ||d|| / ||anchor|| of each corrected layer since the last `end`, which `measure` adds, or a decoder
-            that has computed them itself.
+        entropy: nats, of the last logits; None with a fixed schedule.
     """
 
     schedule: Schedule
@@ -42,8 +37,6 @@ class Refresher:
     last_refresh: int = 0
     refreshes: int = 0
     entropy: float | None = None
-    norm: float | None = None
-    ratios: list[Tensor] = field(default_factory=list)
 
     def begin(self) -> bool:
         """Begin the next decode step; return True if it is full."""
@@ -51,13 +44,18 @@ class Refresher:
         schedule = self.schedule
         due = schedule.is_baseline or bool(schedule.lookup) or self.step - self.last_refresh >= schedule.period
         due = due and not schedule.prunes
-        self.trigger = None if due else schedule.trigger(self.entropy, self.norm)
+        self.trigger = "entropy" if not due and self._is_unsure() else None
         full = due or self.trigger is not None
         self.kind = "refresh" if full else "lora"
         if full:
             self.last_refresh = self.step
             self.refreshes += 1
         return full
+
+    def _is_unsure(self) -> bool:
+        """True if the last entropy reaches the threshold; one of 0 refreshes at every step."""
+        limit = self.schedule.refresh_entropy
+        return limit is not None and self.entropy is not None and self.entropy >= limit
 
     def draft(self) -> None:
         """Begin a decode step whose token was drafted without a pass."""
@@ -70,21 +68,11 @@ class Refresher:
         self.step = self.last_refresh = step
         self.kind, self.trigger = "refresh", None
 
-    def measure(self, d: Tensor, cached: Tensor) -> None:
-        """Take a skipped layer's correction and the vector that it corrects, D numbers each (batch 1)."""
-        if self.schedule.watches_norm:
-            d, cached = (torch.linalg.vector_norm(x, dtype=torch.float32) for x in (d, cached))
-            self.ratios.append(d / cached)
-
     def end(self, logits: Tensor, nats: float | None = None) -> None:
         """Take the logits (1, V) of prefill or of the step that `begin` began; the next step depends on them.
 
         Args:
             nats: their entropy, if the decoder has computed it.
         """
-        if not self.schedule.is_adaptive:
-            return
-        if self.schedule.watches_entropy:
+        if self.schedule.is_adaptive:
             self.entropy = entropy(logits) if nats is None else nats
-        self.norm = float(torch.stack(self.ratios).mean()) if self.ratios else None
-        self.ratios.clear()

@@ -41,8 +41,7 @@ class Case:
 
     def is_of(self, row: Row) -> bool:
         """True if a row is this case's."""
-        is_bare = row["parts"] == "none"
-        same = row["preset"] == self.preset.name and is_bare == self.bare
+        same = row["preset"] == self.preset.name and row["corrections"] != self.bare
         return same and self.point.is_of(row, self.preset.config)
 
 

@@ -49,7 +49,7 @@ AXES = (
     "accept",
     "own_repeats",
     "head",
-    "parts",
+    "corrections",
     "drop_ratio",
     "period",
     "drop_layers",

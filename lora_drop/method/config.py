@@ -7,7 +7,7 @@ layers, checks the rest and returns the `Schedule` that every other module works
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.fields import SCHEDULE, checked, setting
@@ -15,8 +15,6 @@ from lora_drop.method.schedule import Head, KvRule, Part, Refresh, ReuseRule, Sc
 
 MAX_PERIOD = 10**9  # longer than any run; not every JSON reader takes larger numbers
 MAX_REPAIR = 64  # the longest period with repair, and so the most rows of one pass
-# `linear` is the paper's part; `none` leaves the adapters their screened head alone.
-CorrectionParts = Literal["auto", "none", "linear", "linear+mlp", "linear+kept", "linear+mlp+kept"]
 
 
 @checked(SCHEDULE)
@@ -116,17 +114,6 @@ class LoraDropConfig:
         words="refresh at entropy {}",
         since=2,
     )
-    refresh_norm: float | None = setting(
-        None,
-        "refresh early if ||correction|| / ||cached state|| of the last LoRA step reaches this",
-        low=0,
-        label="… or at correction",
-        info="Relative to the cached state. Lower: more early full steps where corrections are large.",
-        row="refresh",
-        metavar="SHARE",
-        words="refresh at norm {}",
-        since=2,
-    )
     refresh: Refresh = setting(
         "single",
         "tokens of a full step: the current one (single), or in one pass all since the last full step (repair)",
@@ -159,14 +146,13 @@ class LoraDropConfig:
         words="screened head",
         since=3,
     )
-    parts: CorrectionParts = setting(
-        "auto",
-        "parts of the correction that run: linear is the paper's, auto takes all that the adapters have, none only "
-        "their screened head",
-        label="Parts of the correction",
-        info="Fewer parts: faster LoRA steps, more drift.",
+    corrections: bool = setting(
+        True,
+        "correct the skipped layers at LoRA steps; off leaves the adapters their screened head alone",
+        label="Corrections",
+        info="Off: more drift. A screened head stays.",
         row="parts",
-        words="parts {}",
+        words="no corrections",
         since=3,
     )
     own_repeats: bool = setting(

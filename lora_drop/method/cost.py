@@ -21,9 +21,9 @@ class ModelShape:
         qkv_bias: Qwen2's biases.
         qk_norm: Qwen3's per-head norms.
         matrix_size: bytes of a weight of the layers' matrices over bytes of an activation; 1 unless they are packed.
-            Norms, biases, the part `kept` and K/V have the activations' size.
+            Norms, biases and K/V have the activations' size.
         head_size: the same of the head.
-        part_size: the same of the corrections' parts `linear` and `mlp`.
+        part_size: the same of the corrections.
         code_size: the same of a code of the screened head, with its share of a scale.
         layer_sizes: in place of `matrix_size` if layers are packed differently: for each layer the sizes of k and v,
             of the attention and of the MLP.
@@ -98,13 +98,11 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Corrections:
-    """Sizes of what a LoRA step reads beside the model's weights; 0 if that part is off.
+    """Sizes of what a LoRA step reads beside the model's weights; 0 if it is off.
 
     Args:
         rank: of the adapters. A skipped layer then reads A, B and, for `residual`, the gate.
         layers: the layers that have adapters; None: all.
-        mlp: width of the bottleneck of a skipped layer.
-        kept: rank of the change to each layer that runs after the first skipped one.
         head_rank: rank of the screened head's preview.
         head_best: tokens that get exact logits.
         code_size: see `ModelShape`.
@@ -112,17 +110,9 @@ class Corrections:
 
     rank: int = 0
     layers: Collection[int] | None = None
-    mlp: int = 0
-    kept: int = 0
     head_rank: int = 0
     head_best: int = 0
     code_size: float = 1.0
-
-    def kept_weights(self, shape: ModelShape) -> int:
-        """Weights of the change to one layer that runs: its rank times the inputs and outputs of its projections."""
-        q, hidden, inner = shape.num_heads * shape.head_dim, shape.hidden_size, shape.intermediate_size
-        qkv, out, gate_up, down = hidden + q + shape.kv_per_token, q + hidden, hidden + 2 * inner, inner + hidden
-        return self.kept * (qkv + out + gate_up + down)
 
     def head_cost(self, shape: ModelShape) -> float:
         """Cost of reading the screened head, in units of an activation's size."""
@@ -195,13 +185,10 @@ def weight_cost(shape: ModelShape, schedule: Schedule, lora: bool, corrections: 
     for i, (kv_cost, attention_cost, mlp_cost) in enumerate(shape.layer_costs()):
         if i not in dropped:
             total += attention_cost + mlp_cost
-            if lora and i > schedule.first_skipped:
-                total += corrections.kept_weights(shape)
             continue
         if corrections.rank and (corrections.layers is None or i in corrections.layers):
-            vectors = (schedule.reuse == "residual") + (corrections.mlp > 0)  # the gate, and the bottleneck's norm
-            matrices = (2 * corrections.rank + 3 * corrections.mlp) * shape.part_size
-            total += (matrices + vectors) * shape.hidden_size
+            gate = schedule.reuse == "residual"
+            total += (2 * corrections.rank * shape.part_size + gate) * shape.hidden_size
         if schedule.part == "attention":
             total += mlp_cost
         if schedule.kv == "write" and not schedule.repairs:  # a repair writes them later

@@ -10,7 +10,6 @@ from typing import Any
 from lora_drop.errors import LoraDropError, did_you_mean
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.fields import settings_in
-from lora_drop.method.schedule import NO_TRIGGERS
 
 
 @dataclass(frozen=True)
@@ -23,9 +22,7 @@ class Preset:
     config: LoraDropConfig
 
 
-# Exact full steps, which verifying needs. Only the linear part of the corrections: on a CPU the others cost more time
-# than they gain (docs/training-log.md).
-EXACT: dict[str, Any] = {"refresh": "repair", "kv": "write", "parts": "linear"}
+EXACT: dict[str, Any] = {"refresh": "repair", "kv": "write"}  # exact full steps, which verifying needs
 
 PRESETS = {
     preset.name: preset
@@ -183,18 +180,17 @@ class Comparison:
 
 COMPARISONS = {
     # Drafts are verified and the head is screened as in LoRA-Drop's lane: the lanes differ by the corrections alone.
-    "corrections-off": Comparison("corrections off", "Corrections off", {"parts": "none"}),
+    "corrections-off": Comparison("corrections off", "Corrections off", {"corrections": False}),
     "bare": Comparison(
         "nothing corrected, nothing checked",
         "Nothing corrected, nothing checked",
-        {"adapters": "none", "parts": "auto", "head": "full", "accept": 0.0, "own_repeats": False},
+        {"adapters": "none", "corrections": True, "head": "full", "accept": 0.0, "own_repeats": False},
     ),
     "screened-head": Comparison(
         "full model, screened head",
         "Full model, screened head",
-        {"drop_layers": (), "period": 8, "parts": "none", "head": "screened", "accept": 1.0}
-        | {"refresh": "repair", "kv": "write"}
-        | NO_TRIGGERS,
+        {"drop_layers": (), "period": 8, "corrections": False, "head": "screened", "accept": 1.0}
+        | {"refresh_entropy": None, **EXACT},
     ),
     "adapters-off": Comparison("adapters off", "Adapters off", {"adapters": "none"}),
     "skip": Comparison("skip rule", "Skip rule", {"reuse": "skip"}),

@@ -21,8 +21,6 @@ KvRule = Literal["skip", "write"]
 Refresh = Literal["single", "repair"]
 Head = Literal["full", "screened"]
 REUSE_RULES, PARTS, KV_RULES, REFRESHES = map(get_args, (ReuseRule, Part, KvRule, Refresh))
-TRIGGERS = ("entropy", "norm")  # of an early refresh
-NO_TRIGGERS = {f"refresh_{name}": None for name in TRIGGERS}  # turns them off
 
 
 def dropped_layers(lo: int, hi: int, drop_ratio: float) -> tuple[int, ...]:
@@ -56,7 +54,6 @@ class Schedule:
     part: Part = "block"
     kv: KvRule = "skip"
     refresh_entropy: float | None = None
-    refresh_norm: float | None = None
     refresh: Refresh = "single"
     accept: float = 0.0
     head: Head = "full"
@@ -76,33 +73,8 @@ class Schedule:
 
     @property
     def is_adaptive(self) -> bool:
-        """True if a refresh may come early."""
-        return self.watches_entropy or self.watches_norm
-
-    @property
-    def watches_entropy(self) -> bool:
-        """True if the entropy of a step's logits may call for a refresh."""
+        """True if the entropy of a step's logits may call for an early refresh."""
         return not self.is_baseline and self.refresh_entropy is not None
-
-    @property
-    def watches_norm(self) -> bool:
-        """True if the norm of a step's corrections may call for a refresh."""
-        return not self.is_baseline and self.refresh_norm is not None
-
-    def trigger(self, entropy: float | None, norm: float | None) -> str | None:
-        """The one of `TRIGGERS` that calls for a refresh after a step, or None.
-
-        A value that reaches its threshold fires, so an entropy threshold of 0 refreshes at every step.
-
-        Args:
-            entropy: of the step's logits, in nats.
-            norm: of its corrections, relative to the cached states; None at a full step, or without corrections.
-        """
-        if self.refresh_entropy is not None and entropy is not None and entropy >= self.refresh_entropy:
-            return "entropy"
-        if self.refresh_norm is not None and norm is not None and norm >= self.refresh_norm:
-            return "norm"
-        return None
 
     @property
     def repairs(self) -> bool:

@@ -68,8 +68,7 @@ class LanePlan:
             return Corrections(layers=())
         head = self.bank.head if self.schedule.head == "screened" else None
         preview = (head.rank, head.best) if head else (0, 0)
-        linear = self.bank.rank, self.bank.layers
-        return Corrections(*linear, self.bank.mlp_width, self.bank.kept_rank, *preview, shape.code_size)
+        return Corrections(self.bank.rank, self.bank.layers, *preview, shape.code_size)
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def plan(loaded: LoadedModel | ModelInfo, request: Request) -> Plan:
         if method == "screened-head" and lane.bank is None:
             raise LoraDropError("screened-head needs adapters with a screened head, and this model has none.")
         main, schedule = lanes.get(LORA_DROP), lane.schedule
-        if main and (schedule.is_baseline or (schedule, _parts(lane.bank)) == (main.schedule, _parts(main.bank))):
+        if main and (schedule.is_baseline or (schedule, _reads(lane.bank)) == (main.schedule, _reads(main.bank))):
             notes.append(f"no third lane: with these settings {label!r} would be LoRA-Drop's lane again.")
             continue
         lanes[name] = lane
@@ -170,8 +169,9 @@ def _wanted(
             yield THIRD, comparison.lane, comparison.applied_to(request.config), {}, ""
 
 
-def _parts(bank: AdapterBank | None) -> frozenset[str]:
-    return frozenset() if bank is None else bank.parts
+def _reads(bank: AdapterBank | None) -> tuple[bool, bool]:
+    """Whether a lane reads corrections, and a screened head."""
+    return bank is not None and bool(bank.a), bank is not None and bank.head is not None
 
 
 def _check_memory(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from lora_drop.method.schedule import TRIGGERS
 from lora_drop.run.report.commands import commands_of
 from lora_drop.run.report.report import Report
 from lora_drop.run.report.speed import speedup_words
@@ -60,8 +59,8 @@ def page_values(record: Record, lane_ids: list[str]) -> Any:
         "lanes": {lane: text}}`, what to show instead of a speedup, and a note on lanes that loop. The others are
         arrays; `lane` and `kind` are indices:
 
-        - step: `[lane, step, token_id, text, kind, ms, kv_bytes, entropy]`, and at an early refresh the index of its
-          trigger; of a thought that index or null, and 1. The active layers follow from the kind and the lane's
+        - step: `[lane, step, token_id, text, kind, ms, kv_bytes, entropy]`, and at an early refresh its
+          trigger; of a thought that trigger or null, and 1. The active layers follow from the kind and the lane's
           `dropped` layers;
         - rewind: `[300 + lane, to]`; judge: `[400 + lane, rows, ms, kept]`;
         - audit: `[100 + lane, step, [10000 * drift, ...], kl, agrees, argmax_text]`, where `argmax_text` is 0 if both
@@ -81,8 +80,9 @@ def page_values(record: Record, lane_ids: list[str]) -> Any:
         case StepRecord():
             values: list[Any] = [lane, record.step, record.token_id, record.text, KINDS.index(record.kind)]
             values += [round(record.ms, 2), record.kv_bytes, number(record.entropy, 3)]
-            trigger = None if record.trigger is None else TRIGGERS.index(record.trigger)
-            return [*values, trigger, 1] if record.thought else values if trigger is None else [*values, trigger]
+            if record.thought:
+                return [*values, record.trigger, 1]
+            return values if record.trigger is None else [*values, record.trigger]
         case RewindRecord():
             return [REWIND + lane, record.to]
         case JudgeRecord():

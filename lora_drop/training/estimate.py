@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.method.cost import Corrections, ModelShape
+from lora_drop.method.cost import ModelShape
 from lora_drop.training.settings import TrainJob, TrainSettings
 
 FLOAT = 4  # bytes: of parameters, log-probabilities and what norms save, whatever the model's number type
@@ -46,7 +46,7 @@ def memory(shape: ModelShape, itemsize: int, settings: TrainSettings, job: Train
         _graph(shape, itemsize, settings, depth) for depth in (shape.num_layers - layers[0] - 1, shape.num_layers)
     )
     return Memory(
-        adapters=COPIES * FLOAT * _numbers(shape, settings, layers) + white,
+        adapters=COPIES * FLOAT * len(layers) * size * (2 * settings.rank + 1) + white,
         batch=max(step, fit) if fits else step,
         regression=moments,
     )
@@ -57,20 +57,9 @@ def _graph(shape: ModelShape, itemsize: int, settings: TrainSettings, layers: in
     rows, size = settings.batch_size * settings.length, shape.hidden_size
     # A layer keeps the stream twice, its norms, queries, keys, values and their mix, gate, up and their product.
     row = itemsize * (6 * size + 3 * shape.intermediate_size) + (2 * FLOAT * size if itemsize < FLOAT else 0)
-    row += FLOAT * (settings.rank + 3 * settings.mlp_width + 4 * settings.kept_rank)
+    row += FLOAT * settings.rank
     mask = itemsize * settings.length**2 * (2 if settings.refresh == "repair" else 1)
     return layers * (rows * row + mask) + rows * shape.vocab_size * FLOAT * VOCABULARY
-
-
-def _numbers(shape: ModelShape, settings: TrainSettings, layers: list[int]) -> int:
-    """Count the numbers of the adapters."""
-    size = shape.hidden_size
-    skipped = settings.order if settings.drop_count else layers
-    return (
-        len(layers) * size * (2 * settings.rank + 1)
-        + len(skipped) * 3 * size * min(settings.mlp_width, shape.intermediate_size)
-        + (shape.num_layers - min(skipped) - 1) * Corrections(kept=settings.kept_rank).kept_weights(shape)
-    )
 
 
 def check_room(needs: Memory, settings: TrainSettings, free: int | None, device: Any) -> None:

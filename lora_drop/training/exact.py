@@ -13,7 +13,6 @@ Shapes: B batch, T tokens, N LoRA positions, D hidden size, hs head size.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from transformers import PreTrainedModel
 from lora_drop.decode import rules
 from lora_drop.decode.cache import KVCache
 from lora_drop.decode.correction import Correction
-from lora_drop.decode.layer import Rope, attend, feed, run_changed, unchanged
+from lora_drop.decode.layer import Rope, attend, feed, heads
 from lora_drop.method.schedule import Schedule
 from lora_drop.training.student import Layout, skip
 
@@ -54,7 +53,7 @@ def exact_states(
         if i in schedule.dropped_set:
             h = skip(i, body.layers[i], h, text.anchors.get(i), layout, schedule, bank)
         else:
-            h = _run(i, body.layers[i], h, text, bank)
+            h = _run(i, body.layers[i], h, text)
     return body.norm(h), text.states, layout.lora
 
 
@@ -109,12 +108,10 @@ class _Text:
         )
 
 
-def _run(i: int, layer: Any, h: Tensor, text: _Text, bank: Correction | None) -> Tensor:
-    """A layer that runs, with the bank's part `kept`, at the rows h (B, N, D)."""
+def _run(i: int, layer: Any, h: Tensor, text: _Text) -> Tensor:
+    """A layer that runs, at the rows h (B, N, D)."""
+    query, key, value = heads(layer, h, text.rope)
     keys, values = text.kv.filled(i)
-
-    def mix(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        both = torch.cat((keys, key), 2), torch.cat((values, value), 2)
-        return F.scaled_dot_product_attention(query, *both, attn_mask=text.visible, enable_gqa=True)
-
-    return run_changed(layer, h, text.rope, unchanged if bank is None else partial(bank.adapted, i), mix)
+    both = torch.cat((keys, key), 2), torch.cat((values, value), 2)
+    mixed = F.scaled_dot_product_attention(query, *both, attn_mask=text.visible, enable_gqa=True)
+    return feed(layer, h + layer.self_attn.o_proj(mixed.transpose(1, 2).flatten(2)))

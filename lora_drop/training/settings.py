@@ -62,8 +62,6 @@ class TrainSettings:
         "how many layers of drop_order two of three batches skip, and every evaluation (default: drawn)",
         between=(1, 100_000),
     )
-    mlp_width: int = setting(0, "neurons of a skipped layer's mlp part; 0: none", between=(0, 10**6))
-    kept_rank: int = setting(0, "rank of the kept part, which adapts layers that run; 0: none", between=(0, 100_000))
     head_rank: int = setting(0, "rank of the screened head's preview; 0: none", between=(0, 100_000))
     head_best: int = setting(2048, "tokens whose logits the screened head computes exactly", between=(1, 10**7))
     accumulate: int = setting(1, "batches per step, on each process", between=(1, 10**6))
@@ -118,7 +116,7 @@ class TrainJob:
         out: gets checkpoints, log and adapter folder.
         data: text files; `chat` and `file_tokens` say how they are read, see `data.read_texts`.
         self_generate: how many texts the model writes itself, in addition.
-        start: an adapter folder to go on from; parts that it lacks are added.
+        start: an adapter folder to go on from.
         held_out: a file of self-generated text that every evaluation reads; None keeps some windows apart for it.
         resume: go on from the last checkpoint in `out`.
         evaluate_every: in steps.

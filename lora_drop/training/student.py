@@ -15,12 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from lora_drop.decode import rules
 from lora_drop.decode.correction import Correction, correct
-from lora_drop.decode.layer import Rope, attend, feed, run_changed
+from lora_drop.decode.layer import Rope, attend, feed
 from lora_drop.method.schedule import Schedule
 
 
@@ -90,13 +89,13 @@ def at_lora(layout: Layout, reuse: str, h: Tensor, f: Tensor) -> tuple[Tensor, T
         f: f(h) at the full positions, (B, F, D).
 
     Returns:
-        The input, the anchor (None with `skip`), and what a linear correction reads, (B, N, D) each.
+        The input, the anchor (None with `skip`), and what the correction reads, (B, N, D) each.
     """
     full, lora = h[:, : layout.full], h[:, layout.full :]
     anchors = rules.anchor_of(reuse, full, f)
     anchor = None if anchors is None else anchors[:, layout.anchor]
-    # With `state` each step adds its correction to the one before. A linear correction's sum from the anchor on is the
-    # correction of the sum.
+    # With `state` each step adds its correction to the one before; the sum from the anchor on is the correction of the
+    # sum.
     return lora, anchor, layout.window_sum(lora) if reuse == "state" else lora
 
 
@@ -104,24 +103,11 @@ def skip(
     i: int, layer: Any, h: Tensor, anchor: Tensor | None, layout: Layout, schedule: Schedule, bank: Correction | None
 ) -> Tensor:
     """Output of a skipped layer at the LoRA positions h (B, N, D), with their anchors (None with `skip`)."""
-    d, gate = correct(bank, i, h, layer.post_attention_layernorm)
+    d, gate = correct(bank, i, h)
     if d is not None and schedule.reuse == "state":  # each step adds its correction to the one before
         d = layout.window_sum(d.float()).to(d.dtype)
     u = rules.reused(schedule.reuse, h, anchor, gate, d)
     return u if schedule.part == "block" else feed(layer, u)
-
-
-def run_kept(i: int, layer: Any, h: Tensor, rope: Rope, layout: Layout, bank: Correction) -> Tensor:
-    """A layer that runs, with the part `kept` at the LoRA positions; h (B, T, D) in the pass's order."""
-
-    def change(projection: str, x: Tensor, y: Tensor) -> Tensor:
-        full = layout.full
-        return torch.cat((y[:, :full], bank.adapted(i, projection, x[:, full:], y[:, full:])), 1)
-
-    def mix(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=layout.visible, enable_gqa=True)
-
-    return run_changed(layer, h, rope, change, mix)
 
 
 def student_states(
@@ -146,8 +132,6 @@ def student_states(
             output, f = at_full(layer, h, rope, layout, schedule)
             own, anchor, _ = at_lora(layout, schedule.reuse, h, f)
             h = torch.cat((output, skip(i, layer, own, anchor, layout, schedule, bank)), 1)
-        elif bank is not None and i in bank.kept and i > schedule.first_skipped:
-            h = run_kept(i, layer, h, rope, layout, bank)
         else:
             h = feed(layer, attend_first(layer, h, rope, layout))
     return body.norm(h)[:, layout.order.argsort()], layout.lora

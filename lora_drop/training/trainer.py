@@ -31,7 +31,7 @@ from lora_drop.training.checkpoint import read_state, write_checkpoint
 from lora_drop.training.distill import Text, distillation, evaluated_cases, figures
 from lora_drop.training.draw import ANY_RATIO, PERIODS, RATIOS, Draw, draw
 from lora_drop.training.fit import Scales, fit, measure
-from lora_drop.training.parts import add_parts, bank_of, continued, parameters_of, screened_head, units
+from lora_drop.training.parts import bank_of, continued, parameters_of, screened_head
 from lora_drop.training.settings import TrainJob, TrainSettings, reproduce
 from lora_drop.training.student import Layout
 
@@ -39,7 +39,6 @@ Progress = Callable[[int, int, str], None]  # what is done, all there is to do, 
 LOG = "train_log.jsonl"
 HELD_OUT = 0.02  # share of the windows that is not trained on
 EVALUATED = 8  # windows of each evaluation
-CALIBRATION = 16  # windows that the fresh parts are made from
 
 
 class Trainer:
@@ -72,7 +71,6 @@ class Trainer:
         size = loaded.shape.hidden_size
         plain = Scales(torch.eye(size, device=loaded.device), torch.ones(size, device=loaded.device))
         self.scales = dict.fromkeys(self.start.layers, plain)
-        self.units = units(self.start, loaded.model)
         self.fit_tokens = 0
         self.parameters: list[Tensor] = []
         self.step = 0
@@ -92,13 +90,13 @@ class Trainer:
 
     def _optimize(self) -> None:
         """Make parameters from the starting bank, in the units of its scales, and their optimizer."""
-        self.parameters = parameters_of(self.start, self.scales, self.units)
+        self.parameters = parameters_of(self.start, self.scales)
         self.optimizer = torch.optim.AdamW(self.parameters, self.settings.learning_rate, weight_decay=0.0)
 
     @property
     def bank(self) -> AdapterBank:
         """Bank of the current parameters; gradients of its tensors reach them."""
-        return bank_of(self.parameters, self.start, self.scales, self.units)
+        return bank_of(self.parameters, self.start, self.scales)
 
     def prepare(self) -> None:
         """Before the first step, fit the starting bank and its units by a regression over `fit_batches` batches.
@@ -155,9 +153,6 @@ class Trainer:
             torch.manual_seed(settings.seed)
             layers, size = settings.corrected(loaded.num_layers), loaded.shape.hidden_size
             bank = AdapterBank.new(layers, size, settings.rank, settings.alpha, **settings.rules)
-            skipped = settings.order if settings.drop_count else bank.layers
-            sample = self.windows[:CALIBRATION].to(loaded.device)
-            bank = add_parts(bank, loaded.model, skipped, settings.mlp_width, settings.kept_rank, sample)
         for gate in bank.gate.values():
             gate.fill_(settings.gate)
         bank = bank.to(loaded.device, torch.float32)

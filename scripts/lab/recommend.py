@@ -14,12 +14,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from lora_drop.cli.arguments import Parser, load, read_data_prompts
-from lora_drop.cli.output import Row, cell, note, print_table, progress, spread
+from lora_drop.cli.output import cell, note, print_table, progress, spread
 from lora_drop.errors import LoraDropError
 from lora_drop.method.fields import SCHEDULE, Setting, read_layer_order
 from lora_drop.method.kinds import Whole
 from lora_drop.method.presets import config_from
-from lora_drop.method.schedule import TRIGGERS
 from lora_drop.method.settings import BY_NAME, settings_of
 from lora_drop.paths import write_files
 from lora_drop.run.results.files import PRESETS_FILE
@@ -28,7 +27,7 @@ from scripts.lab import exit_code
 from scripts.lab.frontier import frontier_figure
 from scripts.lab.search import SEARCH, Axes, Limits, Search, loss_of, search
 
-COMMON = ("layers", "reuse", "part", "adapters", "parts")  # settings that all candidates share
+COMMON = ("layers", "reuse", "part", "adapters", "corrections")  # settings that all candidates share
 COUNTS = Setting("counts", SCHEDULE, Whole(1, 100_000), None, "how many layers are skipped")
 # Options that are lists: the setting whose values they hold, and words for the help.
 LISTS = {
@@ -38,7 +37,6 @@ LISTS = {
     "accepts": (BY_NAME["accept"], "A,A,...", "default 0,0.1,0.3; above 0 with repair only"),
     "heads": (BY_NAME["head"], "HEAD,...", "full, screened (default full, and screened if the adapters have it)"),
     "entropies": (BY_NAME["refresh_entropy"], "H,H,...", "refresh early at so many nats (default off,1)"),
-    "norms": (BY_NAME["refresh_norm"], "X,X,...", "refresh early at so large a correction (default off)"),
 }
 
 
@@ -106,7 +104,7 @@ def _show(state: Search) -> None:
             "refresh": ("refresh",),
             "accept": ("accept", "g"),
             "head": ("head",),
-            "trigger": _triggers,
+            "entropy": ("refresh_entropy", "g"),
             "loss": lambda row: cell(loss_of(row), ".3f"),
             "speedup": ("speedup", ".2f", "x"),
             "spread": spread,
@@ -135,12 +133,6 @@ def _show(state: Search) -> None:
         print("it gains no time")
     if noisy := sum(credible_speed(row) < row["speedup"] for row in state.rows):
         note(f"{noisy} of {len(state.rows)} speeds lie beyond their bounds, by chance: measure on an idle machine.")
-
-
-def _triggers(row: Row) -> str:
-    """The thresholds for early refreshes, `entropy 1`; a dash if there is none."""
-    thresholds = [f"{name} {row[f'refresh_{name}']:g}" for name in TRIGGERS if row[f"refresh_{name}"] is not None]
-    return ", ".join(thresholds) or "-"
 
 
 if __name__ == "__main__":

@@ -44,8 +44,7 @@ class Axes:
     Args:
         counts: numbers of layers to skip, the first of the drop order; empty is `SHARES`.
         heads: empty is full, and screened if the adapters have a screened head.
-        entropies: thresholds of that trigger, in nats; None is off.
-        norms: thresholds of the other trigger; None is off.
+        entropies: thresholds for early refreshes, in nats; None is off.
     """
 
     counts: Sequence[int] = ()
@@ -54,7 +53,6 @@ class Axes:
     accepts: Sequence[float] = (0.0, 0.1, 0.3)
     heads: Sequence[str] = ()
     entropies: Sequence[float | None] = (None, 1.0)
-    norms: Sequence[float | None] = (None,)
 
 
 def loss_of(row: Row) -> float | None:
@@ -227,13 +225,13 @@ def candidates(loaded: LoadedModel, base: LoraDropConfig, axes: Axes, order: Seq
     heads = axes.heads or (("full", "screened") if alone else ("full",))
     layers = _layers(loaded, base, axes.counts, order)
     configs = [alone.config] if alone and "screened" in heads else []
-    for dropped, period, refresh, accept, head, entropy, norm in itertools.product(
-        *(layers, axes.periods, axes.refreshes, axes.accepts, heads, axes.entropies, axes.norms)
+    for dropped, period, refresh, accept, head, entropy in itertools.product(
+        *(layers, axes.periods, axes.refreshes, axes.accepts, heads, axes.entropies)
     ):
         if accept and refresh != "repair":
             continue
         rules: dict[str, Any] = {"refresh": refresh, "kv": "write" if refresh == "repair" else "skip"}
-        rules |= {"accept": accept, "refresh_entropy": entropy, "refresh_norm": norm}
+        rules |= {"accept": accept, "refresh_entropy": entropy}
         config = plain.replace(drop_layers=dropped, period=period, head=head, **rules)
         if not config.schedule_for(loaded.num_layers).is_baseline:
             configs.append(config)

@@ -172,7 +172,6 @@ def make_case(loaded: LoadedModel, name: str, options: dict[str, Any]) -> Case:
         "ld-part": config.part,
         "ld-kv": config.kv,
         "ld-refresh-entropy": "" if config.refresh_entropy is None else str(config.refresh_entropy),
-        "ld-refresh-norm": "",
         "ld-adapters": config.adapters,
         "ld-max-new-tokens": request.max_new_tokens,
         "ld-temperature": request.temperature,

@@ -25,9 +25,8 @@ EXACT = {"refresh": "repair", "kv": "write"}
 
 
 def tensors_of(bank):
-    tensors = []
-    bank.mapped(tensors.append)
-    return [*tensors, bank.head.project, bank.head.codes, bank.head.scale]
+    corrections = [*bank.a.values(), *bank.b.values(), *bank.gate.values()]
+    return [*corrections, bank.head.project, bank.head.codes, bank.head.scale]
 
 
 @pytest.fixture
@@ -42,8 +41,8 @@ def test_what_is_saved_comes_back(bank, tmp_path):
     bank.save(tmp_path / "bank")
     back = AdapterBank.load(tmp_path / "bank")
     assert all(torch.equal(*pair) for pair in zip(tensors_of(back), tensors_of(bank), strict=True))
-    assert back.head.best == bank.head.best and back.parts == {"linear", "mlp", "kept", "head"}
-    others = vars(bank).keys() - {"a", "b", "gate", "mlp", "kept", "head"}
+    assert back.head.best == bank.head.best
+    others = vars(bank).keys() - {"a", "b", "gate", "head"}
     assert all(getattr(back, name) == getattr(bank, name) for name in others)
 
 
@@ -83,27 +82,25 @@ def on(tiny, folder, **settings):
 
 
 @pytest.mark.parametrize(
-    ("settings", "parts"),
+    ("settings", "corrects", "screens"),
     [
-        ({}, {"linear", "mlp", "kept"}),
-        ({"head": "screened"}, {"linear", "mlp", "kept", "head"}),
-        ({"parts": "linear"}, {"linear"}),
-        ({"parts": "none", "head": "screened"}, {"head"}),
-        ({"parts": "linear+kept", "head": "screened"}, {"linear", "kept", "head"}),
+        ({}, True, False),
+        ({"head": "screened"}, True, True),
+        ({"corrections": False, "head": "screened"}, False, True),
     ],
 )
-def test_a_run_takes_the_parts_that_it_names(tiny, bank, tmp_path, settings, parts):
+def test_a_run_takes_corrections_and_head_as_it_says(tiny, bank, tmp_path, settings, corrects, screens):
     bank.save(tmp_path / "bank")
     bank, notes = on(tiny, tmp_path / "bank", **settings)
-    assert bank.parts == parts and not notes
+    assert (bool(bank.a), bank.head is not None) == (corrects, screens) and not notes
 
 
 def test_without_corrections_only_the_head_is_left(tiny, bank, tmp_path):
     bank.save(tmp_path / "bank")
-    reduced, notes = on(tiny, tmp_path / "bank", parts="none", head="screened")
-    assert (reduced.rank, reduced.layers, reduced.mlp, reduced.kept, notes) == (0, [], {}, {}, [])
-    assert on(tiny, tmp_path / "bank", parts="none") == (None, [])
-    assert on(tiny, "none", parts="none") == (None, [])
+    reduced, notes = on(tiny, tmp_path / "bank", corrections=False, head="screened")
+    assert (reduced.rank, reduced.layers, reduced.gate, notes) == (0, [], {}, [])
+    assert on(tiny, tmp_path / "bank", corrections=False) == (None, [])
+    assert on(tiny, "none", corrections=False) == (None, [])
 
 
 def test_on_a_gpu_no_head_is_screened(tiny, bank, tmp_path, monkeypatch):
@@ -126,22 +123,18 @@ def test_on_a_gpu_no_head_is_screened(tiny, bank, tmp_path, monkeypatch):
         monkeypatch.setattr(module, "screens_heads", lambda device: False)
     *figures, notes = looked()
     assert figures == [("full", "full", False), False, False, False] and find.NO_SCREEN in notes
-    assert on(tiny, tmp_path / "bank", head="screened")[0].parts == {"linear", "mlp", "kept"}
+    reduced, _ = on(tiny, tmp_path / "bank", head="screened")
+    assert reduced.a and reduced.head is None
 
 
 def test_under_auto_it_is_a_note(tiny, bank, tmp_path, monkeypatch):
     monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path)
-    bank.only(frozenset({"linear"})).save(tmp_path / "bare")
+    bank.only(corrections=True, head=False).save(tmp_path / "bare")
     bank, notes = on(tiny, "auto", head="screened")
-    assert bank.parts == {"linear"} and notes == ["adapters bare have no screened head: the whole head is read."]
-    with pytest.raises(LoraDropError, match="have no mlp part"):
-        on(tiny, "auto", parts="linear+mlp")
-
-
-def test_without_adapters_parts_that_are_named_are_one_line(tiny):
-    notes = ["without adapters there is no screened head.", "without adapters there are no parts linear+mlp."]
-    assert on(tiny, "none", parts="linear+mlp", head="screened") == (None, notes)
-    assert on(tiny, "none", parts="linear+mlp", drop_ratio=0.0) == (None, [])
+    assert bank.a and notes == ["adapters bare have no screened head: the whole head is read."]
+    with pytest.raises(LoraDropError, match="adapters bare have no screened head: take head full"):
+        on(tiny, tmp_path / "bare", head="screened")
+    assert on(tiny, "none", head="screened") == (None, ["without adapters there is no screened head."])
 
 
 def test_auto_takes_the_bank_of_the_same_refresh(tiny, bank, tmp_path, monkeypatch):
@@ -170,8 +163,7 @@ def test_auto_takes_the_bank_of_the_same_refresh(tiny, bank, tmp_path, monkeypat
         ("head.project", torch.tensor(1.0), "screened head"),
         ("head.scale", torch.full((258,), torch.nan), "screened head"),
         ("head.scale", torch.full((258, 1), torch.nan), "screened head"),
-        ("layers.2.mlp.down.weight", torch.zeros(64, 5), "different rank or width"),
-        ("layers.3.out_proj.lora_B.weight", torch.full((64, 3), torch.inf), "NaN or infinity"),
+        ("layers.2.lora_B.weight", torch.full((64, 4), torch.inf), "NaN or infinity"),
     ],
 )
 def test_broken_parts_are_one_line(bank, tmp_path, name, value, says):
@@ -183,8 +175,17 @@ def test_broken_parts_are_one_line(bank, tmp_path, name, value, says):
         AdapterBank.load(tmp_path / "bank")
 
 
+@pytest.mark.parametrize("part", ["mlp", "kept"])
+def test_a_part_that_is_gone_is_one_line_that_names_it(bank, tmp_path, part):
+    bank.save(tmp_path / "bank")
+    path = tmp_path / "bank" / CONFIG_NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | {f"{part}_layers": [2]}))
+    with pytest.raises(LoraDropError, match=f"hold the part {part}, which is no longer supported: train them again"):
+        AdapterBank.load(tmp_path / "bank")
+
+
 def test_a_config_without_its_tensors_is_one_line(bank, tmp_path):
-    bank.only(frozenset({"linear", "mlp"})).save(tmp_path / "bank")
+    bank.only(corrections=True, head=False).save(tmp_path / "bank")
     path = tmp_path / "bank" / CONFIG_NAME
     path.write_text(json.dumps(json.loads(path.read_text()) | {"head": {"rank": 8, "best": 40}}))
     with pytest.raises(LoraDropError, match="the adapters in bank are broken: .*no tensor head"):

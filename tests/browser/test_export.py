@@ -82,7 +82,7 @@ def test_a_link_restores_every_setting_and_says_whether_it_reproduces(server, op
     prepare(page, tokens=20, period=3)
     page.fill("#ld-prompt textarea", "Why? & how = #1 <b>")
     page.click("[data-compare=skip]")
-    set_text(page, "ld-refresh-norm", 9.5)
+    set_text(page, "ld-refresh-entropy", 9.5)
     page.uncheck("#ld-audit input")
     run_to_end(page)
     link = link_of(page)

@@ -53,7 +53,7 @@ def test_show_me_runs_the_default_preset_in_three_lanes_and_never_overwrites_a_s
         key: getattr(asked, key) for key in ("period", "drop_ratio", "accept", "refresh", "head")
     }
     follows = {"rank", "corrected", "extras", "bank"}  # from the settings
-    assert {name for name in one if one[name] != two.get(name)} - follows == {"parts"}
+    assert {name for name in one if one[name] != two.get(name)} - follows == {"corrections"}
     assert two["dropped"] == one["dropped"]
     for lane in ("baseline", "lora_drop", "third"):
         expect(page.get_by_test_id(f"answer-{lane}")).to_be_visible()

@@ -82,7 +82,7 @@ def shipped(tmp_path_factory) -> Iterator[Server]:
             }
             rows.append(row)
             if row["adapters_fingerprint"]:
-                rows.append(row | {"parts": "none", "free_regret": 3 * loss})
+                rows.append(row | {"corrections": False, "free_regret": 3 * loss})
         content = {
             "format": measured.PRESETS_FILE.format,
             "version": measured.PRESETS_FILE.version,

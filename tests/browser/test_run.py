@@ -132,7 +132,7 @@ def test_early_refreshes_are_seen_counted_and_explained(server, open_page):
     assert server.runs[-1][0].lanes[1]["config"]["refresh_entropy"] is None
     expect(page.locator("[data-chart=activity] .ld-key-early")).to_be_hidden()
     for text in ("-1", "much"):
-        set_text(page, "ld-refresh-norm", text)
+        set_text(page, "ld-refresh-entropy", text)
         expect(page.locator(".ld-whatif-note")).to_contain_text("a number from 0 upwards")
 
 

@@ -134,8 +134,6 @@ def _random_case(rng: random.Random) -> tuple[dict, dict, dict]:
     )
     case = {
         "extras": {
-            "mlp": rng.choice([0, 64]),
-            "kept": rng.choice([0, 8]),
             "head_rank": rng.choice([0, 32]),
             "head_best": rng.choice([1, 512]),
             "code_size": rng.choice([0.28125, 0.5625]),

@@ -1,7 +1,7 @@
 """Real decodes through a library that was built with sanitizers: `python sanitized_decode.py LIBRARY`, by a test.
 
 They end the process at the first access outside its memory. Every rule, part and kv rule, triggers, biases, norms of
-heads, both number types, several threads, packed panels; repairs of several rows, corrections with all parts, the
+heads, both number types, several threads, packed panels; repairs of several rows, corrections, the
 screened head.
 """
 
@@ -84,7 +84,7 @@ def main():
         repairs = {"refresh": "repair", "accept": 0.5 if kv == "write" else 0.0, "head": "screened"}
         whole = full_bank(tiny, reuse, part, layers=[2, 4])
         judge(native, Schedule(5, tiny.num_layers, (2, 3, 4), reuse, part, kv, **repairs), whole)
-    triggered = Schedule(8, tiny.num_layers, (2, 3), refresh_norm=0.4, refresh_entropy=5.2)
+    triggered = Schedule(8, tiny.num_layers, (2, 3), refresh_entropy=5.2)
     decode(native, triggered, random_bank(tiny, "residual"), prompt=[7] * 60)  # the caches grow
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda schedule: decode(native, schedule), [triggered] * 3))

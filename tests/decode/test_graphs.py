@@ -81,7 +81,7 @@ def test_storage_grows_under_replays(tiny, recorded):
 @pytest.mark.parametrize("reuse", ["residual", "state"])
 def test_drafts_are_taken_back_under_replays(tiny, recorded, reuse):
     """Two lanes in turn, with triggers: the baseline's text, and the reference's rewinds, so its anchors."""
-    rules = {"kv": "write", "refresh": "repair", "accept": 1.0, "refresh_norm": 0.5, "refresh_entropy": 5.2}
+    rules = {"kv": "write", "refresh": "repair", "accept": 1.0, "refresh_entropy": 5.2}
     schedule = Schedule(5, tiny.num_layers, (1, 2, 3), reuse, **rules)
     bank = random_bank(tiny, reuse)
 

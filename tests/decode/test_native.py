@@ -54,7 +54,7 @@ def compiled(folder, flags=(), compiler=None):
 
 
 def test_both_sides_have_one_layout(tmp_path):
-    names = ("Matrix", "Layer", "Pair", "Store", "Plan", "Step", "Screen", "Ends", "Answer")
+    names = ("Matrix", "Layer", "Store", "Plan", "Step", "Screen", "Ends", "Answer")
     kinds = [getattr(structs, name) for name in names]
     lines = ["#include <stddef.h>", f'#include "{loader.FOLDER / "abi.h"}"']
     for kind in kinds:

@@ -1,4 +1,4 @@
-"""The native decoder's corrections with parts and its screened head, against the reference and the whole head."""
+"""The native decoder's corrections and its screened head, against the reference and the whole head."""
 
 import copy
 import ctypes

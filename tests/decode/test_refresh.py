@@ -36,10 +36,9 @@ def lane(loaded, schedule, bank=None, tokens=40):
 
 
 def decoded(loaded, schedule, bank=None, tokens=40):
-    """The steps of a lane, each with the norm that the refresher saw; and the lane's state after them."""
+    """The steps of a lane, and its state after them."""
     one = lane(loaded, schedule, bank, tokens)
-    steps = [(step, one.state.refresher.norm) for step in one]
-    return [step for step, _ in steps], [norm for _, norm in steps], one.state
+    return list(one), one.state
 
 
 def ids(steps):
@@ -50,8 +49,8 @@ def kinds(steps):
     return [step.kind for step in steps]
 
 
-def adaptive(loaded, period=7, entropy=None, norm=None, dropped=(2, 3, 4), **rules):
-    return Schedule(period, loaded.num_layers, dropped, refresh_entropy=entropy, refresh_norm=norm, **rules)
+def adaptive(loaded, period=7, entropy=None, dropped=(2, 3, 4), **rules):
+    return Schedule(period, loaded.num_layers, dropped, refresh_entropy=entropy, **rules)
 
 
 def median(values):
@@ -87,28 +86,20 @@ def test_a_step_that_a_pass_goes_back_to_is_the_last_refresh(steps, back, refres
     assert [refresher.begin() for _ in range(3)] == [False, False, True]
 
 
-def test_the_norm_is_the_mean_over_the_layers_of_one_step():
-    refresher = refresh.Refresher(Schedule(9, 4, (2,), refresh_norm=0.5))
-    refresher.begin()
-    refresher.measure(torch.tensor([[3.0, 4.0]]), torch.tensor([[[0.0, 10.0]]]))  # 5 / 10
-    refresher.ratios.append(torch.tensor(0.1))
-    refresher.end(torch.zeros(1, 8))
-    assert refresher.norm == pytest.approx(0.3) and refresher.entropy is None and not refresher.begin()
-    refresher.ratios.append(torch.tensor(0.5))
-    refresher.end(torch.zeros(1, 8))
-    assert refresher.begin() and refresher.trigger == "norm" and refresher.last_refresh == refresher.step == 3
-    refresher.end(torch.zeros(1, 8))
-    assert refresher.norm is None and not refresher.begin() and refresher.trigger is None
-
-
 def test_the_entropy_is_the_decoders_or_computed():
     refresher = refresh.Refresher(Schedule(9, 4, (2,), refresh_entropy=2.0))
-    refresher.measure(torch.ones(1, 2), torch.ones(1, 2))  # the norm's trigger is off
     refresher.end(torch.zeros(1, 8))
-    assert refresher.entropy == pytest.approx(2.0794, abs=1e-4) and refresher.norm is None
+    assert refresher.entropy == pytest.approx(2.0794, abs=1e-4)
     assert refresher.begin() and refresher.trigger == "entropy"
     refresher.end(torch.zeros(1, 8), 0.0)
     assert refresher.entropy == 0.0 and not refresher.begin() and refresher.trigger is None
+
+
+@pytest.mark.parametrize(("entropy", "fires"), [(0.5, True), (9.0, True), (0.49, False), (None, False)])
+def test_a_threshold_that_is_reached_fires(entropy, fires):
+    refresher = refresh.Refresher(Schedule(9, 4, (2,), refresh_entropy=0.5), entropy=entropy)
+    assert refresher.begin() == fires and refresher.trigger == ("entropy" if fires else None)
+    assert not refresh.Refresher(Schedule(9, 4, (2,)), entropy=entropy).begin()
 
 
 def test_a_step_that_is_due_has_no_trigger():
@@ -119,22 +110,21 @@ def test_a_step_that_is_due_has_no_trigger():
 
 
 def test_off_is_the_fixed_schedule_and_looks_at_nothing(any_tiny, monkeypatch):
-    # Nothing may be measured, and nothing may wait for the device, while both triggers are off.
+    # Nothing may wait for the device.
     monkeypatch.setattr(refresh, "entropy", None)
-    monkeypatch.setattr(refresh, "torch", None)
     bank = random_bank(any_tiny)
     schedule = adaptive(any_tiny, period=3)
-    steps, norms, state = decoded(any_tiny, schedule, bank)
+    steps, state = decoded(any_tiny, schedule, bank)
     assert kinds(steps) == ["prefill", *("lora" if s % 3 else "refresh" for s in range(1, 40))]
-    assert norms == [None] * 40 and state.refresher.entropy is None and not any(step.trigger for step in steps)
+    assert state.refresher.entropy is None and not any(step.trigger for step in steps)
     expected = naive_logits(any_tiny.model, PROMPT + ids(steps)[:-1], len(PROMPT), schedule, bank)
     assert ids(steps) == expected.argmax(-1).tolist()
 
 
 @pytest.mark.parametrize("reuse", REUSE_RULES)
 def test_an_entropy_threshold_of_0_is_the_baseline_exactly(any_tiny, reuse):
-    steps, _, state = decoded(any_tiny, adaptive(any_tiny, entropy=0.0, reuse=reuse), random_bank(any_tiny, reuse))
-    plain, _, _ = decoded(any_tiny, Schedule(1, any_tiny.num_layers, ()))
+    steps, state = decoded(any_tiny, adaptive(any_tiny, entropy=0.0, reuse=reuse), random_bank(any_tiny, reuse))
+    plain, _ = decoded(any_tiny, Schedule(1, any_tiny.num_layers, ()))
     assert kinds(steps) == ["prefill"] + ["refresh"] * 39
     assert [step.trigger for step in steps] == [None] + ["entropy"] * 39
     assert all(torch.equal(one.logits, other.logits) for one, other in zip(steps, plain, strict=True))
@@ -144,55 +134,38 @@ def test_an_entropy_threshold_of_0_is_the_baseline_exactly(any_tiny, reuse):
 
 def test_a_trigger_fires_at_the_step_after_the_one_that_reached_it(any_tiny):
     bank = random_bank(any_tiny)
-    steps, norms, _ = decoded(any_tiny, adaptive(any_tiny, entropy=HUGE, norm=HUGE), bank, 60)
+    steps, _ = decoded(any_tiny, adaptive(any_tiny, entropy=HUGE), bank, 60)
     assert kinds(steps)[1:] == ["lora" if s % 7 else "refresh" for s in range(1, 60)], "no threshold was reached"
-    entropy, norm = sorted(step.entropy for step in steps)[48], sorted(filter(None, norms))[20]
-    steps, norms, state = decoded(any_tiny, adaptive(any_tiny, entropy=entropy, norm=norm), bank, 60)
+    entropy = sorted(step.entropy for step in steps)[48]
+    steps, state = decoded(any_tiny, adaptive(any_tiny, entropy=entropy), bank, 60)
     gap = 0
-    for before, ratio, step in zip(steps, norms, steps[1:], strict=False):
+    for before, step in itertools.pairwise(steps):
         gap += 1
-        early = "entropy" if before.entropy >= entropy else "norm" if ratio is not None and ratio >= norm else None
+        early = "entropy" if before.entropy >= entropy else None
         full = gap == 7 or early is not None
         assert (step.kind, step.trigger) == ("refresh" if full else "lora", None if gap == 7 else early)
         assert step.active == [full or i not in (2, 3, 4) for i in range(6)]
         assert step.entropy == refresh.entropy(step.logits)
         gap = 0 if full else gap
-    assert {step.trigger for step in steps} == {None, "entropy", "norm"} and "lora" in kinds(steps)
+    assert {step.trigger for step in steps} == {None, "entropy"} and "lora" in kinds(steps)
     assert state.refresher.refreshes == kinds(steps).count("refresh")
 
 
 @pytest.mark.parametrize(("reuse", "part", "kv"), itertools.product(REUSE_RULES, PARTS, KV_RULES))
-def test_the_norm_and_the_logits_are_the_formulas(tiny, reuse, part, kv):
-    """Against the naive decoder, given which steps were full: what is reused, the K/V, and ||d|| / ||reused||."""
+def test_the_logits_are_the_formulas(tiny, reuse, part, kv):
+    """Against the naive decoder, given which steps were full: what is reused, and the K/V."""
     bank = random_bank(tiny, reuse, part)
     rules = {"reuse": reuse, "part": part, "kv": kv}
-    _, norms, _ = decoded(tiny, adaptive(tiny, norm=HUGE, **rules), bank)
-    threshold = median(norm for norm in norms if norm is not None)
-    schedule = adaptive(tiny, norm=threshold, **rules)
-    steps, norms, state = decoded(tiny, schedule, bank)
+    steps, _ = decoded(tiny, adaptive(tiny, **rules), bank)
+    schedule = adaptive(tiny, entropy=median(step.entropy for step in steps), **rules)
+    steps, state = decoded(tiny, schedule, bank)
     full = [step.step for step in steps if step.kind == "refresh"]
-    assert any(step.trigger == "norm" for step in steps) and full != list(range(7, 40, 7))
-    expected_norms = {}
-    expected = naive_logits(
-        tiny.model, PROMPT + ids(steps)[:-1], len(PROMPT), schedule, bank, set(full), expected_norms
-    )
+    assert any(step.trigger == "entropy" for step in steps) and full != list(range(7, 40, 7))
+    expected = naive_logits(tiny.model, PROMPT + ids(steps)[:-1], len(PROMPT), schedule, bank, set(full))
     torch.testing.assert_close(torch.cat([step.logits for step in steps]), expected, rtol=1e-4, atol=2e-4)
-    assert {s: norm for s, norm in enumerate(norms) if norm is not None} == pytest.approx(expected_norms, rel=1e-4)
     written = [len(PROMPT) + (len(full) if kv == "skip" and i in (2, 3, 4) else 39) for i in range(6)]
     assert state.kv.lengths == written
     assert state.kv.nbytes == kv_bytes(tiny.shape, schedule, len(PROMPT), 39, 4, refreshes=len(full))
-
-
-def test_only_corrected_layers_count_and_without_any_the_norm_never_fires(tiny):
-    steps, norms, _ = decoded(tiny, adaptive(tiny, norm=0.0))
-    assert norms == [None] * 40 and not any(step.trigger for step in steps)
-    some = random_bank(tiny, layers=[3])
-    steps, norms, _ = decoded(tiny, adaptive(tiny, norm=0.0), some)
-    assert kinds(steps)[1:] == ["lora", "refresh"] * 19 + ["lora"]  # a refresh corrects nothing: none right after one
-    expected = {}
-    full = {step.step for step in steps if step.kind == "refresh"}
-    naive_logits(tiny.model, PROMPT + ids(steps)[:-1], len(PROMPT), adaptive(tiny), some, full, expected)
-    assert norms[1] == pytest.approx(expected[1], rel=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -240,13 +213,6 @@ def test_a_run_counts_with_the_refreshes_that_happened(tiny, early):
     assert alone.token_ids(LORA_DROP) == trace.token_ids(LORA_DROP)
 
 
-def test_a_norm_threshold_without_adapters_says_that_it_never_fires(tiny):
-    header = next(run(tiny, Request("Hello", LoraDropConfig(drop_ratio=1.0, refresh_norm=0.1))))
-    assert any("refresh_norm never fires" in note for note in header.sampling["notes"])
-    header = next(run(tiny, Request("Hello", LoraDropConfig(drop_ratio=1.0, refresh_entropy=0.1))))
-    assert not any("never fires" in note for note in header.sampling["notes"])
-
-
 RUN = ["run", "--prompt", "Hello", "--model", "random:tiny-llama", "--dtype", "float32", "--max-new-tokens", "20"]
 
 
@@ -256,7 +222,7 @@ def test_on_the_command_line(tiny, capsys, tmp_path):
     assert main([*argv, "0", "--trace", str(path), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["baseline"]["token_ids"] == result["lora_drop"]["token_ids"]
-    assert result["config"]["refresh_entropy"] == 0 and result["config"]["refresh_norm"] is None
+    assert result["config"]["refresh_entropy"] == 0
     assert (result["config"]["refreshes"], result["config"]["average_period"]) == (19, 1.0)
     assert result["bound"] == 1.0 and result["top1_agreement"] is None
     lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -266,8 +232,8 @@ def test_on_the_command_line(tiny, capsys, tmp_path):
     assert json.loads(capsys.readouterr().out) == result
     assert main(["replay", str(path)]) == 0
     assert "19 of 19 full steps came early" in capsys.readouterr().out
-    for option, value in itertools.product(("--refresh-entropy", "--refresh-norm"), ("-1", "nan", "inf")):
-        assert main([*RUN, option, value]) == 2
+    for value in ("-1", "nan", "inf"):
+        assert main([*RUN, "--refresh-entropy", value]) == 2
         assert "must be a finite number from 0" in capsys.readouterr().err
 
 
@@ -277,10 +243,8 @@ def test_old_traces_still_read(tiny, capsys, tmp_path):
     assert main([*RUN, "--ignore-eos", "--drop-ratio", "1", "--trace", str(path), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    for name in ("refresh_entropy", "refresh_norm"):
-        for one in lines[0]["lanes"]:
-            del one["config"][name]
-        del result["config"][name]
+    for config in (*(one["config"] for one in lines[0]["lanes"]), result["config"]):
+        del config["refresh_entropy"]
     for name in ("refreshes", "average_period"):
         for figures in lines[-1]["lanes"].values():
             del figures[name]

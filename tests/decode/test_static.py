@@ -29,7 +29,7 @@ from tests.support.decoding import PROMPT, TARGET, decoder_of, logits_of
 from tests.support.parts import full_bank
 
 REPAIRING = {"kv": "write", "refresh": "repair"}
-NOTHING = Results(torch.zeros(1, 4), torch.zeros(1, 1), torch.zeros(1), None, [], {})
+NOTHING = Results(torch.zeros(1, 4), torch.zeros(1, 1), torch.zeros(1), None, {})
 
 
 def lane_of(decoder, schedule, bank=None, length=12):
@@ -355,7 +355,7 @@ def test_more_shapes_compile_than_torch_s_own_limit_in_whichever_thread(monkeypa
 
 @pytest.mark.full
 def test_compiled_layers_are_the_reference(tiny, monkeypatch):
-    """Through Inductor on a CPU, whole functions without a break, padded rows and a bank with all parts included."""
+    """Through Inductor on a CPU, whole functions without a break, padded rows and a screened head included."""
     decoder, slow = decoder_of(tiny.model, "static"), ReferenceDecoder(tiny.model)
     decoder.weights.functions = layers.compiled()
     schedule, bank = dropping(tiny, head="screened", **REPAIRING), full_bank(tiny, "residual", layers=[2])

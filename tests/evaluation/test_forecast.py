@@ -16,7 +16,7 @@ from tests.evaluation.test_safe_zone import EXACT, preset_row, row
 
 def test_a_row_has_what_it_shares_with_a_setting_and_its_results():
     gentle = preset_row("gentle", 0.1, 1.05)
-    bare = gentle | {"parts": "none", "free_regret": None}
+    bare = gentle | {"corrections": False, "free_regret": None}
     verified = row(0.25, 3, 0.1, accepted=0.72, drop_layers=[4, 6], **EXACT)
     rows = [verified, row(0.5, 4, 0.6, accepted=None), row(0.5, 1), row(0.5, 2) | {"period": 0}]
     facts = forecast_facts(Measured({"gentle": gentle}, {"gentle": bare}), rows, 30)["rows"]

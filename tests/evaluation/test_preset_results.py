@@ -189,7 +189,7 @@ def test_a_run_may_say_how_many_guesses_were_accepted_without_corrections(tiny, 
     row = next(row for row in content["rows"] if row["preset"] == "balanced")
 
     def gain(**changes):
-        rows = {"rows": [*content["rows"], row | {"parts": "none", "accepted": 0.64} | changes]}
+        rows = {"rows": [*content["rows"], row | {"corrections": False, "accepted": 0.64} | changes]}
         (tmp_path / "presets.json").write_text(json.dumps(content | rows))
         return idle_gain(tiny, PRESETS["balanced"].config)
 
@@ -218,7 +218,7 @@ def test_a_file_of_another_model_settings_or_bank_does_not_count(read, tmp_path,
     trained["rows"].append(trained["rows"][0] | {"adapters": "ours", "adapters_fingerprint": "f" * 16})
     assert read(trained, taken="f" * 16).rows["balanced"]["adapters"] == "ours"
     assert read(trained, taken="f" * 16).bare == {}
-    trained["rows"].append(trained["rows"][-1] | {"parts": "none", "speedup": 0.9})
+    trained["rows"].append(trained["rows"][-1] | {"corrections": False, "speedup": 0.9})
     both = read(trained, taken="f" * 16)
     assert (both.rows["balanced"]["speedup"], both.bare["balanced"]["speedup"]) == (1.05, 0.9)
 

@@ -85,6 +85,6 @@ def test_the_defaults_are_those_that_the_shipped_files_were_written_with():
     """A default that changes gives the stored differences another meaning: then write it into them, and here."""
     defaults = {
         "period": 4, "layers": None, "drop_ratio": 0.5, "drop_layers": None, "reuse": "residual", "part": "block",
-        "kv": "skip", "adapters": "auto", "refresh_entropy": None, "refresh_norm": None,
+        "kv": "skip", "adapters": "auto", "refresh_entropy": None, "corrections": True,
     }  # fmt: skip
     assert LoraDropConfig().to_dict().items() >= defaults.items()

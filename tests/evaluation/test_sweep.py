@@ -136,7 +136,7 @@ def test_a_folder_holds_one_sweep(data, tmp_path, capsys):
     swept(capsys, data, out, *grid)
     before = (out / "sweep.json").read_text()
     for argv, says in (
-        (["--refresh-norm", "2"], "settings"),
+        (["--refresh-entropy", "2"], "settings"),
         (["--limit", "5"], "data"),
         (["--dtype", "bfloat16"], "model"),
     ):

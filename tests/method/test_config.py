@@ -19,13 +19,14 @@ BAD = {
     "adapters": ("", 3),
     "layers": ((0, 5), (5, 3), (1, 2, 3), "3-5", 3),
     "drop_layers": ((0, 4), (4, 4), (4.5,), (True,)),
-    "refresh_entropy": (-0.1, NAN, True, "2"),
-    "refresh_norm": (INF, False),
+    "refresh_entropy": (-0.1, NAN, INF, True, "2"),
     "refresh": ("never",),
     "accept": (2, NAN),
-    "parts": ("mlp",),
+    "corrections": ("off", 0),
     "own_repeats": ("yes", 1),
     "perod": (3,),
+    "parts": ("linear",),  # gone, as the next
+    "refresh_norm": (0.5,),
 }
 TOGETHER = (
     {"refresh": "repair", "period": 65},
@@ -54,7 +55,7 @@ def test_positions_are_checked_like_names():
     assert refused(0) == refused(period=0)
     assert refused(3, (1, 4), NAN) == refused(drop_ratio=NAN)
     assert LoraDropConfig(*[field.default for field in dataclasses.fields(LoraDropConfig)]) == LoraDropConfig()
-    assert "15" in refused(*[field.default for field in dataclasses.fields(LoraDropConfig)], 1)
+    assert "14" in refused(*[field.default for field in dataclasses.fields(LoraDropConfig)], 1)
     assert refused(3, period=3).startswith("period")
 
 
@@ -81,7 +82,7 @@ def test_a_model_too_small_has_no_default_range():
 
 
 def test_lists_are_sorted_and_survive_json():
-    config = LoraDropConfig(layers=[2, 9], drop_layers=[8, 4], period=3, reuse="skip", refresh_norm=0.25)
+    config = LoraDropConfig(layers=[2, 9], drop_layers=[8, 4], period=3, reuse="skip", refresh_entropy=0.25)
     assert config.drop_layers == (4, 8) and config.to_dict()["layers"] == [2, 9]
     assert LoraDropConfig(**config.to_dict()) == config
     assert LoraDropConfig(**config.differences()) == config
@@ -105,7 +106,7 @@ def test_an_explicit_list_wins_over_the_ratio():
 def test_every_rule_reaches_the_schedule():
     rules = {
         **{"period": 5, "reuse": "skip", "part": "attention", "kv": "write", "refresh": "repair", "accept": 0.5},
-        **{"head": "screened", "refresh_entropy": 0, "refresh_norm": 0.5},
+        **{"head": "screened", "refresh_entropy": 0},
     }
     schedule = LoraDropConfig(**rules, drop_layers=(4,)).schedule_for(30)
     assert {name: getattr(schedule, name) for name in rules} == rules and schedule.num_layers == 30

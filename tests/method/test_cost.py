@@ -144,20 +144,16 @@ def test_bytes_of_a_full_step():
     assert step_bytes(packed, baseline_schedule(3), 1, 0, 1, kv=False) == HEAD / 2 + REST + 3 * LAYER
 
 
-def test_bytes_of_the_parts_of_a_correction():
+def test_bytes_of_a_correction():
     schedule = Schedule(4, 3, (1,))
     bare = step_bytes(SMALL, schedule, 1, 5, 1)
     assert bare == HEAD + REST + 2 * LAYER + 2 * 8 * 6
     packed = ModelShape(*SIZES, tied=True, part_size=0.5)
-    mlp = step_bytes(packed, schedule, 1, 5, 1, Corrections(2, mlp=3))
-    assert mlp - bare == ((2 * 2 + 3 * 3) / 2 + 2) * 8  # matrices packed; the gate and the bottleneck's norm
+    assert step_bytes(packed, schedule, 1, 5, 1, Corrections(2)) - bare == (2 * 2 / 2 + 1) * 8  # the gate is whole
     assert step_bytes(SMALL, schedule, 1, 5, 1, Corrections(2, [2])) == bare
     assert step_bytes(SMALL, schedule, 1, 5, 1, Corrections(2, [1])) == bare + (2 * 2 + 1) * 8
     assert step_bytes(SMALL, Schedule(4, 3, (1,), "state"), 1, 5, 1, Corrections(2)) == bare + 2 * 2 * 8  # no gate
-    assert step_bytes(SMALL, schedule, 1, 5, 1, corrections=Corrections(mlp=3)) == bare  # no adapters, no parts
-    kept = step_bytes(SMALL, schedule, 1, 5, 1, corrections=Corrections(kept=2))
-    assert kept - bare == 2 * ((8 + 16) + (8 + 8) + (8 + 32) + (16 + 8))  # of layer 2: layer 0 is before the skipped
-    full = step_bytes(SMALL, schedule, 4, 5, 1, Corrections(2, mlp=3, kept=2))
+    full = step_bytes(SMALL, schedule, 4, 5, 1, Corrections(2))
     assert full == step_bytes(SMALL, schedule, 4, 5, 1), "a full step reads no correction"
 
 
@@ -189,7 +185,7 @@ def test_a_step_that_was_no_lora_step_reads_all():
 def test_bytes_read_with_rejected_drafts():
     """Steps 1 to 3 are LoRA steps, 2 and 3 are taken back, 2 is run again in full, and a last pass verifies."""
     schedule = Schedule(4, 3, (1,), kv="write", refresh="repair", accept=0.5)
-    corrections = Corrections(2, [1], mlp=3)
+    corrections = Corrections(2, [1])
     read = BytesRead(SMALL, schedule, 5, corrections)
     assert read.bound is None
     for step in (1, 2, 3):
@@ -210,9 +206,6 @@ def test_the_bound_of_one_period_by_hand():
     full, lora = HEAD + REST + 3 * LAYER, HEAD + REST + 2 * LAYER + (2 * 2 + 1) * 8
     assert speed_bound(SMALL, Schedule(4, 3, (1,)), corrections=Corrections(2)) == 4 * full / (3 * lora + full)
     assert speed_bound(SMALL, Schedule(4, 3, (1,)), corrections=Corrections(2, [2])) > 4 * full / (3 * lora + full)
-    kept = 2 * ((8 + 16) + (8 + 8) + (8 + 32) + (16 + 8))
-    bound = speed_bound(SMALL, Schedule(4, 3, (1,)), corrections=Corrections(kept=2))
-    assert bound == 4 * full / (3 * (HEAD + REST + 2 * LAYER + kept) + full)
     assert speed_bound(SMALL, Schedule(4, 3, (1,)), steps=0) == 1.0
 
 

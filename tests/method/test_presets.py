@@ -41,7 +41,7 @@ def test_a_preset_by_a_former_name():
     [
         ({}, LoraDropConfig()),
         ({"period": None, "preset": None, "other": 3}, LoraDropConfig()),
-        ({"period": "8", "layers": "1-4", "refresh_norm": ""}, LoraDropConfig(period=8, layers=(1, 4))),
+        ({"period": "8", "layers": "1-4", "refresh_entropy": ""}, LoraDropConfig(period=8, layers=(1, 4))),
         ({"preset": "paper", "period": 2}, PRESETS["paper"].config.replace(period=2)),
         ({"preset": "memory", "drop_ratio": 0.25}, PRESETS["memory"].config.replace(drop_ratio=0.25)),
         ({"preset": "memory", "layers": (3, 9)}, PRESETS["memory"].config.replace(layers=(3, 9))),

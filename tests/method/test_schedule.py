@@ -60,30 +60,12 @@ def test_a_screened_head_alone_has_lora_steps():
     assert Schedule(4, 6, (2, 4)).first_skipped == 2
 
 
-@pytest.mark.parametrize(
-    ("entropy", "norm", "trigger"),
-    [
-        (0.5, None, "entropy"),
-        (0.49, 0.25, "norm"),
-        (9.0, 9.0, "entropy"),
-        (0.49, 0.24, None),
-        (0.49, None, None),
-        (None, None, None),
-        (None, 0.3, "norm"),
-    ],
-)
-def test_a_threshold_that_is_reached_fires(entropy, norm, trigger):
-    assert Schedule(4, 6, (2,), refresh_entropy=0.5, refresh_norm=0.25).trigger(entropy, norm) == trigger
-    assert Schedule(4, 6, (2,)).trigger(entropy, norm) is None
-
-
 @pytest.mark.parametrize("on", [True, False])
 def test_a_baseline_watches_and_verifies_nothing(on):
-    rules = {"refresh_entropy": 0.0, "refresh_norm": 0.0, "refresh": "repair", "kv": "write", "accept": 0.5}
+    rules = {"refresh_entropy": 0.0, "refresh": "repair", "kv": "write", "accept": 0.5}
     schedule = Schedule(4, 6, (2,) if on else (), **rules)
-    flags = (schedule.watches_entropy, schedule.watches_norm, schedule.is_adaptive, schedule.repairs)
-    assert (*flags, schedule.verifies) == 5 * (on,)
-    assert Schedule(4, 6, (2,), refresh_norm=0.5).is_adaptive and Schedule(4, 6, (2,), refresh_entropy=0).is_adaptive
+    assert (schedule.is_adaptive, schedule.repairs, schedule.verifies) == 3 * (on,)
+    assert Schedule(4, 6, (2,), refresh_entropy=0).is_adaptive
     assert not Schedule(4, 6, (2,), accept=0.5).verifies and not Schedule(4, 6, (2,), refresh="repair").verifies
     assert not Schedule(4, 6, (2,)).is_adaptive and not Schedule(4, 6, (2,)).repairs
 

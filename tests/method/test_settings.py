@@ -94,7 +94,7 @@ def test_the_page_of_the_docs_is_the_tables():
 # Callers of the API count positions: a new setting comes after these (`since`).
 API_ORDER = """preset period layers drop_ratio reuse part kv drop_layers adapters
 max_new_tokens temperature top_p seed view audit ignore_eos lanes
-refresh_entropy refresh_norm compare model refresh accept head parts own_repeats""".split()
+refresh_entropy compare model refresh accept head corrections own_repeats""".split()
 
 
 def test_the_api_keeps_its_order():
@@ -160,7 +160,7 @@ def test_the_kind_of_each_setting():
 def test_values_of_json_that_a_setting_can_have():
     top_p = BY_NAME["top_p"]
     assert all(map(top_p.fits, (1e-9, 1))) and not any(map(top_p.fits, (0, 1.01, "1", None, NAN, 10**400)))
-    assert BY_NAME["refresh_norm"].fits(None) and not BY_NAME["layers"].fits([28, 3])
+    assert BY_NAME["refresh_entropy"].fits(None) and not BY_NAME["layers"].fits([28, 3])
 
 
 def test_a_number_field_may_hold_a_whole_number_as_a_float():
@@ -176,7 +176,7 @@ def test_layers_in_an_order():
 UNREADABLE = {
     "layers": ("3", "a-b", "3-", "-3", "1-2-3", "9999999-1"),
     "drop_layers": ("4;6", "9999999", "4,,6"),
-    "refresh_norm": ("much",),
+    "refresh_entropy": ("much",),
     "drop_ratio": ("half",),
     "period": ("two", "", "9" * 5000),
     "audit": ("yes",),

@@ -200,7 +200,7 @@ def test_third_lanes_turn_off_the_corrections_alone_or_skip_nothing_but_the_head
     bank.revision, bank.num_layers, bank.kv, bank.refresh = tiny.revision, tiny.num_layers, "write", "repair"
     bank.save(tmp_path / "bank")
     exact = {"refresh": "repair", "kv": "write", "accept": 0.5, "head": "screened"}
-    config = LoraDropConfig(3, (1, 4), 1.0, adapters=str(tmp_path / "bank"), parts="linear", **exact)
+    config = LoraDropConfig(3, (1, 4), 1.0, adapters=str(tmp_path / "bank"), **exact)
 
     def lanes(compare):
         trace = gather(run(tiny, Request("Hello", config, 24, ignore_eos=True, compare=compare)))
@@ -208,7 +208,7 @@ def test_third_lanes_turn_off_the_corrections_alone_or_skip_nothing_but_the_head
         return trace, own, third
 
     trace, own, third = lanes("corrections-off")
-    assert {name for name in own if own[name] != third[name]} == {"parts", "rank", "corrected"}
+    assert {name for name in own if own[name] != third[name]} == {"corrections", "rank", "corrected"}
     assert third["rank"] == 0 and third["extras"]["head_rank"] == own["extras"]["head_rank"] > 0
     assert trace.summary.lanes[THIRD]["accepted"] < 1
     trace, own, third = lanes("screened-head")

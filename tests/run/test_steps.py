@@ -35,7 +35,6 @@ RUNS = {
     "single": gathered(header(), *BASE, *OWN),
     "single, K/V written": gathered(header({"kv": "write"}), *BASE, *OWN),
     "attention": gathered(header({"part": "attention"}), *BASE, *OWN),
-    "adapted": gathered(header({"extras": {"kept": 2}}), *BASE, *OWN),
     "repair": gathered(header(REPAIR), *BASE, *OWN),
     "rejecting": gathered(*rejecting()),
     "nothing skipped": gathered(header({"period": 1}), *steps(LORA_DROP, "prr", TIMES)),

@@ -50,8 +50,8 @@ def test_the_lines_have_the_names_of_the_contract():
 
 
 def test_only_an_early_refresh_names_a_trigger():
-    early = step("lora_drop", 1, "refresh", 1.25, entropy=0.5, trigger="norm")
-    assert json.loads(write_line(early))["trigger"] == "norm"
+    early = step("lora_drop", 1, "refresh", 1.25, entropy=0.5, trigger="entropy")
+    assert json.loads(write_line(early))["trigger"] == "entropy"
     assert '"trigger"' not in write_line(records()[3])
     before = [header(), step("lora_drop", 0, "prefill", 1.25)]
     assert t.parse_trace(as_bytes([*before, early])).steps["lora_drop"][1] == early

@@ -91,11 +91,11 @@ SETTINGS = {
     "the head alone": _header({"dropped": [], "head": "screened"}),
     "a list of layers": _header({"drop_layers": [2, 4], "drop_ratio": 1.0, "layers": [1, 4]}),
     "a range": _header({"drop_ratio": 1.0, "layers": [1, 4]}),
+    "corrections off": _header({"corrections": False, "head": "screened", "rank": 0}),
     "all else": _header(
         {
             **{"reuse": "state", "part": "attention", "kv": "write", "refresh": "repair", "accept": 0.15},
-            **{"head": "screened", "parts": "linear", "refresh_entropy": 2.5, "refresh_norm": 0.25},
-            **{"rank": 64, "extras": {"mlp": 96, "kept": 8}},
+            **{"head": "screened", "refresh_entropy": 2.5, "rank": 64},
         },
         {"temperature": 0.7, "top_p": 0.9, "view": "lock-step", "max_new_tokens": 12},
         7,

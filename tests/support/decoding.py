@@ -1,7 +1,6 @@
 """A prompt, a forced continuation, random corrections and each decoder, for the tests of the decoders."""
 
 import copy
-import dataclasses
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from lora_drop.decode.native.loader import library
 from lora_drop.decode.native.weights import lay_out
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights
-from lora_drop.training.parts import add_parts
 
 PROMPT = [5, 99, 17, 42, 200]
 TARGET = [7, 7, 130, 61, 255, 3, 88, 19, 54, 20, 11]
@@ -31,14 +29,6 @@ def random_bank(loaded, reuse="residual", part="block", layers=None, seed=1):
         bank.b[i] = 0.3 * torch.randn_like(bank.b[i])
         bank.gate[i] = torch.rand_like(bank.gate[i])
     return bank
-
-
-def bank_with(loaded, schedule, mlp_width=0, kept_rank=0):
-    """Corrections of rank 4 with the parts of training, all random."""
-    torch.manual_seed(3)
-    bank = AdapterBank.new(list(schedule.dropped), loaded.shape.hidden_size, 4, 8.0, reuse=schedule.reuse)
-    bank = add_parts(bank, loaded.model, schedule.dropped, mlp_width, kept_rank, torch.randint(0, 256, (2, 16)))
-    return dataclasses.replace(bank, **bank.mapped(lambda t: t + 0.1 * torch.randn_like(t)))
 
 
 def decoder_of(model, kind) -> Any:

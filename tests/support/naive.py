@@ -27,30 +27,21 @@ def heads(x: Tensor, size: int, norm=None) -> Tensor:
     return norm(x) if norm is not None else x
 
 
-def change(pairs, name: str, x: Tensor) -> Tensor | float:
-    """What the `kept` part adds to a projection of x (K,); `pairs` is None where it has no say."""
-    if not pairs or name not in pairs:
-        return 0.0
-    a, b = pairs[name]
-    return b @ (a @ x)
-
-
-def projections(layer, x: Tensor, pairs) -> tuple[Tensor, Tensor, Tensor]:
+def projections(layer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of a layer's input (D,), before their rotation."""
     attention, x = layer.self_attn, layer.input_layernorm(x)
-    parts = [proj(x) for proj in (attention.q_proj, attention.k_proj, attention.v_proj)]
-    q, k, v = (torch.cat(parts) + change(pairs, "qkv", x)).split([len(part) for part in parts])
+    q, k, v = (proj(x) for proj in (attention.q_proj, attention.k_proj, attention.v_proj))
     size = attention.head_dim
     q, k = heads(q, size, getattr(attention, "q_norm", None)), heads(k, size, getattr(attention, "k_norm", None))
     return q, k, heads(v, size)
 
 
-def attend(layer, rotary, h: Tensor, position: int, inputs: list[tuple[int, Tensor, dict | None]], pairs) -> Tensor:
-    """Attention output (D,) of one token over those in `inputs` (itself included), each with its `kept` part."""
-    q = rotate(projections(layer, h, pairs)[0], position, rotary)
+def attend(layer, rotary, h: Tensor, position: int, inputs: list[tuple[int, Tensor]]) -> Tensor:
+    """Attention output (D,) of one token over those in `inputs` (itself included)."""
+    q = rotate(projections(layer, h)[0], position, rotary)
     keys, values = [], []
-    for where, x, theirs in inputs:
-        _, key, value = projections(layer, x, theirs)
+    for where, x in inputs:
+        _, key, value = projections(layer, x)
         keys.append(rotate(key, where, rotary))
         values.append(value)
     k, v = torch.stack(keys, 1), torch.stack(values, 1)  # (n_kv, T, hs)
@@ -59,27 +50,18 @@ def attend(layer, rotary, h: Tensor, position: int, inputs: list[tuple[int, Tens
     for head in range(q.shape[0]):
         scores = (k[head // share] @ q[head]) / math.sqrt(q.shape[1])
         out.append(scores.softmax(-1) @ v[head // share])
-    mixed = torch.cat(out)
-    return layer.self_attn.o_proj(mixed) + change(pairs, "out", mixed)
+    return layer.self_attn.o_proj(torch.cat(out))
 
 
-def feed(layer, u: Tensor, pairs=None) -> Tensor:
+def feed(layer, u: Tensor) -> Tensor:
     """The MLP of the stream after attention (D,)."""
     mlp, x = layer.mlp, layer.post_attention_layernorm(u)
-    both = torch.cat((mlp.gate_proj(x), mlp.up_proj(x))) + change(pairs, "gate_up", x)
-    gate, up = both.chunk(2)
-    inner = silu(gate) * up
-    return mlp.down_proj(inner) + change(pairs, "down", inner)
+    return mlp.down_proj(silu(mlp.gate_proj(x)) * mlp.up_proj(x))
 
 
-def correction(bank, i: int, layer, h: Tensor) -> Tensor:
+def correction(bank, i: int, h: Tensor) -> Tensor:
     """d of a skipped layer's input (D,)."""
-    d = bank.alpha / bank.rank * (bank.b[i] @ (bank.a[i] @ h))
-    if i in bank.mlp:
-        gate_up, down = bank.mlp[i]
-        gate, up = (gate_up @ layer.post_attention_layernorm(h)).chunk(2)
-        d = d + down @ (silu(gate) * up)
-    return d
+    return bank.alpha / bank.rank * (bank.b[i] @ (bank.a[i] @ h))
 
 
 def head_logits(model, h: Tensor, screen=None) -> Tensor:
@@ -103,28 +85,25 @@ class Naive:
 
     def __init__(self, model, schedule, bank):
         self.model, self.schedule, self.bank = model, schedule, bank
-        self.inputs: list[list[tuple[int, Tensor, dict | None]]] = [[] for _ in model.model.layers]
+        self.inputs: list[list[tuple[int, Tensor]]] = [[] for _ in model.model.layers]
         self.previous: dict[int, Tensor] = {}  # h[t-1][i+1] (or u)
         self.anchor_in: dict[int, Tensor] = {}
         self.anchor_out: dict[int, Tensor] = {}
-        self.ratios: list[float] = []  # ||d|| / ||what the rule reuses|| of the last LoRA step, by corrected layer
 
     def read(self, token: int, position: int, lora: bool) -> Tensor:
         """Logits (V,) after a token at a full or a LoRA step."""
         schedule, bank, body = self.schedule, self.bank, self.model.model
-        h, self.ratios = body.embed_tokens.weight[token], []
+        h = body.embed_tokens.weight[token]
         for i, layer in enumerate(body.layers):
             dropped = i in schedule.dropped
-            adapts = lora and bank and schedule.dropped and schedule.dropped[0] < i and not dropped
-            pairs = bank.kept.get(i) if adapts else None
             if not (lora and dropped) or (schedule.kv == "write" and not schedule.repairs):
-                self.inputs[i].append((position, h, pairs))
+                self.inputs[i].append((position, h))
             if lora and dropped:
                 u = self.skip(i, h)
             else:
-                u = h + attend(layer, body.rotary_emb, h, position, self.inputs[i], pairs)
+                u = h + attend(layer, body.rotary_emb, h, position, self.inputs[i])
                 if schedule.part == "block" or not dropped:
-                    u = u + feed(layer, u, pairs)
+                    u = u + feed(layer, u)
                 self.anchor_in[i], self.anchor_out[i] = h, u
             self.previous[i] = u
             h = u + feed(layer, u) if dropped and schedule.part == "attention" else u
@@ -133,13 +112,11 @@ class Naive:
     def skip(self, i: int, h: Tensor) -> Tensor:
         """The output (or u) of a skipped layer of input h (D,)."""
         schedule, bank = self.schedule, self.bank if self.bank and i in self.bank.a else None
-        d = correction(bank, i, self.model.model.layers[i], h) if bank else torch.zeros_like(h)
+        d = correction(bank, i, h) if bank else torch.zeros_like(h)
         added = self.anchor_out[i] - self.anchor_in[i]
         reused = {"state": self.previous[i], "anchor": self.anchor_out[i], "residual": added, "skip": h}[
             schedule.reuse
         ]
-        if bank:
-            self.ratios.append(float(d.norm() / reused.norm()))
         if schedule.reuse == "residual":
             return h + (bank.gate[i] if bank else 1) * added + d
         return reused + d
@@ -156,13 +133,10 @@ class Naive:
 
 
 @torch.no_grad()
-def naive_logits(
-    model, tokens: list[int], prompt_tokens: int, schedule, bank=None, refreshes=None, norms: dict | None = None
-) -> Tensor:
+def naive_logits(model, tokens: list[int], prompt_tokens: int, schedule, bank=None, refreshes=None) -> Tensor:
     """Logits after each token from the prompt's last on: (1 + G, V).
 
-    `refreshes` are the full decode steps, every `period`-th unless given. `norms` receives, by step, the mean over the
-    corrected layers of ||d|| / ||what the rule reuses||.
+    `refreshes` are the full decode steps, every `period`-th unless given.
     """
     naive, logits, last = Naive(model, schedule, bank), [], -1
     for position, token in enumerate(tokens):
@@ -176,8 +150,6 @@ def naive_logits(
             found = naive.read(token, position, lora)
         if not lora:
             last = position
-        if naive.ratios and norms is not None:
-            norms[step] = sum(naive.ratios) / len(naive.ratios)
         if step > 0 or position == prompt_tokens - 1:
             logits.append(found)
     return torch.stack(logits)

@@ -9,15 +9,15 @@ import torch
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.method.schedule import KV_RULES, PARTS, REUSE_RULES, Schedule
 from lora_drop.training.exact import exact_states
-from tests.support.decoding import bank_with, logits_of
+from tests.support.decoding import logits_of, random_bank
 
 
 @pytest.mark.products
 @pytest.mark.parametrize(("reuse", "part", "kv"), itertools.product(REUSE_RULES, PARTS, KV_RULES))
-@pytest.mark.parametrize("parts", [None, (6, 2)], ids=["none", "all"])
-def test_the_pass_equals_decoding(any_tiny, reuse, part, kv, parts):
+@pytest.mark.parametrize("corrected", [False, True], ids=["bare", "corrected"])
+def test_the_pass_equals_decoding(any_tiny, reuse, part, kv, corrected):
     schedule = Schedule(3, any_tiny.num_layers, (2, 4), reuse, part, kv, refresh="repair")
-    bank = None if parts is None else bank_with(any_tiny, schedule, *parts)
+    bank = random_bank(any_tiny, reuse, part, [2, 4]) if corrected else None
     torch.manual_seed(0)
     tokens = torch.randint(0, 256, (2, 13))
     head, decoder = any_tiny.model.get_output_embeddings(), ReferenceDecoder(any_tiny.model)
@@ -37,12 +37,10 @@ def test_the_pass_equals_decoding(any_tiny, reuse, part, kv, parts):
             )
 
 
-def test_gradients_reach_every_part_and_no_weight(tiny):
+def test_gradients_reach_every_correction_and_no_weight(tiny):
     schedule = Schedule(3, tiny.num_layers, (2, 4), kv="write", refresh="repair")
-    bank = bank_with(tiny, schedule, 6, 2)
-    tensors = []
-    bank = dataclasses.replace(bank, **bank.mapped(lambda t: tensors.append(t.requires_grad_()) or t))
+    bank = random_bank(tiny, layers=[2, 4])
+    bank = dataclasses.replace(bank, **bank.mapped(torch.Tensor.requires_grad_))
     exact_states(tiny.model, torch.randint(0, 256, (1, 12)), 1, schedule, bank)[0].sum().backward()
-    idle = [t for i in bank.kept if i in schedule.dropped for pair in bank.kept[i].values() for t in pair]
-    assert all(any(t is other for other in idle) == (t.grad is None) for t in tensors)
-    assert sorted(bank.kept) == [3, 4, 5] and all(p.grad is None for p in tiny.model.parameters())
+    assert all(t.grad is not None for store in (bank.a, bank.b, bank.gate) for t in store.values())
+    assert all(p.grad is None for p in tiny.model.parameters())

@@ -1,4 +1,4 @@
-"""Training with exact refreshes and the parts `mlp` and `kept`: settings, start, accumulation, held-out text."""
+"""Training with exact refreshes: settings, start, accumulation, held-out text."""
 
 import dataclasses
 from pathlib import Path
@@ -21,7 +21,7 @@ from lora_drop.training.trainer import Trainer
 
 EXACT = {
     **{"rank": 4, "alpha": 4.0, "length": 32, "batch_size": 2, "fit_batches": 2, "learning_rate": 1e-2},
-    **{"refresh": "repair", "kv": "write", "drop_order": "4,2,3", "drop_count": 2, "mlp_width": 8, "kept_rank": 2},
+    **{"refresh": "repair", "kv": "write", "drop_order": "4,2,3", "drop_count": 2},
 }
 
 
@@ -41,55 +41,39 @@ def trainer(tiny, windows, out, own=None, held_out=None, **job):
 
 
 @pytest.mark.parametrize("refresh", ["repair", "single"])
-def test_all_parts_learn_and_stand_in_the_folder(tiny, windows, tmp_path, refresh):
+def test_corrections_learn_and_stand_in_the_folder(tiny, windows, tmp_path, refresh):
     run = trainer(tiny, windows, tmp_path / "out", settings(max_tokens=32 * 2 * 40, refresh=refresh))
     before = run.evaluate()["schedules"]
     after = run.run(100, 100)["schedules"]
     assert [(row["period"], row["drop_layers"]) for row in after] == [(2, [2, 4]), (3, [2, 4]), (4, [2, 4])]
     assert sum(row["kl_all_steps"] for row in after) < 0.99 * sum(row["kl_all_steps"] for row in before)
     bank = AdapterBank.load(tmp_path / "out" / CHECKPOINT / "adapter")
-    assert bank.parts == {"linear", "mlp", "kept"} and (bank.mlp_width, bank.kept_rank) == (8, 2)
-    assert sorted(bank.mlp) == [2, 3, 4] and sorted(bank.kept) == [3, 4, 5]
-    assert all(down.any() for _, down in bank.mlp.values()) and bank.kept[5]["down"][1].any()
+    assert bank.rank == 4 and all(bank.b[i].any() for i in (2, 3, 4))
     assert bank.meta["trained_schedules"]["refresh"] == refresh
 
 
-def test_fresh_parts_change_nothing(tiny, windows, tmp_path):
-    run = trainer(tiny, windows, tmp_path / "out")
-    schedule = draw(run.settings, 0, 16, tiny.num_layers).schedule
-    ours, _, _ = both(tiny, windows[:2], 3, schedule, run.bank)
-    plain, _, _ = both(tiny, windows[:2], 3, schedule, run.bank.only(frozenset({"linear"})))
-    torch.testing.assert_close(ours, plain)
-
-
-def test_a_bank_without_the_parts_gets_them(tiny, windows, tmp_path):
-    linear = trainer(tiny, windows, tmp_path / "first", settings(mlp_width=0, kept_rank=0))
-    linear.prepare()
-    linear.run(100, 100)
+def test_a_bank_is_trained_further(tiny, windows, tmp_path):
+    first = trainer(tiny, windows, tmp_path / "first")
+    first.prepare()
+    first.run(100, 100)
     folder = tmp_path / "first" / CHECKPOINT / "adapter"
     run = trainer(tiny, windows, tmp_path / "second", settings(alpha=16.0), start=folder)
     run.prepare()
-    assert run.bank.parts == {"linear", "mlp", "kept"}
     start = AdapterBank.load(folder)
     for i in start.layers:  # saved in bfloat16; its units were taken and given back
         ours, theirs = (bank.scale * bank.b[i].float() @ bank.a[i].float() for bank in (run.bank, start))
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-2)
     run.run(100, 100)
-    for changes, says in (
-        ({"kept_rank": 4}, "have kept_rank 2, this run has 4"),
-        ({"rank": 8}, "rank 4, this run has 8"),
-        ({"drop_order": "2,3"}, r"mlp in layers \[2, 3, 4\], this run in \[2, 3\]: give the drop_order"),
-    ):
-        start = tmp_path / "second" / CHECKPOINT / "adapter"
-        with pytest.raises(LoraDropError, match=says):
-            trainer(tiny, windows, tmp_path / "third", settings(**changes), start=start).prepare()
+    start = tmp_path / "second" / CHECKPOINT / "adapter"
+    with pytest.raises(LoraDropError, match="rank 4, this run has 8"):
+        trainer(tiny, windows, tmp_path / "third", settings(rank=8), start=start).prepare()
 
 
 def test_parameters_make_the_bank_they_came_from(tiny, windows, tmp_path):
     run = trainer(tiny, windows, tmp_path / "out")
     bank = dataclasses.replace(run.start, **run.start.mapped(torch.randn_like))
-    again = bank_of(parameters_of(bank, run.scales, run.units), bank, run.scales, run.units)
-    for name in ("a", "b", "gate", "mlp", "kept"):
+    again = bank_of(parameters_of(bank, run.scales), bank, run.scales)
+    for name in ("a", "b", "gate"):
         torch.testing.assert_close(getattr(again, name), getattr(bank, name))
 
 
@@ -136,7 +120,7 @@ def test_held_out_replies(tiny, windows, tmp_path):
 
 
 def test_schedules_are_drawn_around_the_count():
-    around = settings(drop_order="5,9,2,7,4,3,8,6", drop_count=4, mlp_width=0, kept_rank=0)
+    around = settings(drop_order="5,9,2,7,4,3,8,6", drop_count=4)
     drawn = [draw(around, step, 50, 12) for step in range(300)]
     counts = [len(one.schedule.dropped) for one in drawn]
     assert 0.6 < sum(count == 4 for count in counts) / 300 < 0.85 and set(counts) == {2, 3, 4, 5, 6, 7, 8}

@@ -34,7 +34,7 @@ MEMORY = (torch.OutOfMemoryError, "CUDA out of memory")
 def pressed(callbacks: Callbacks) -> tuple[Trace | None, dict[str, str]]:
     """A press of Run: the trace that the page can export, None if there is none, and the last status line."""
     wanted, text, status = asked(), "", {}
-    held = {**vars(wanted.config), **vars(wanted), "drop_layers": "", "refresh_entropy": "", "refresh_norm": ""}
+    held = {**vars(wanted.config), **vars(wanted), "drop_layers": "", "refresh_entropy": ""}
     held = {name: value for name, value in held.items() if name in {one.name for one in SHOWN}}
     updates = press_run(callbacks, VISITOR, wanted.prompt, wanted.compare, **held)
     for update in updates:

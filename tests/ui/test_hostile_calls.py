@@ -49,7 +49,6 @@ RULES = {
     "adapters": usually("auto", "none"),
     "max_new_tokens": usually(1, 2, 6, 100),
     "refresh_entropy": usually(None, 0, 4.5),
-    "refresh_norm": usually(None, 0, 0.5),
 }
 SETTINGS = RULES | {
     "temperature": usually(0, 0.7, 1e-9, 100),
@@ -148,7 +147,6 @@ PAGE = FREE | {
     "part": st.sampled_from([*PARTS, None]),
     "kv": st.sampled_from([*KV_RULES, None]),
     "refresh_entropy": usually("", "4.5", otherwise=texts),
-    "refresh_norm": usually("", "0.5", otherwise=texts),
     "adapters": st.sampled_from(["auto", "none", None]),
     "view": st.sampled_from(["race", "lock-step", None]),
 }

@@ -51,7 +51,7 @@ function drawChoice(element, buttons, pressed, state) {
   const schedule = scheduleOf(settings, model.shape.num_layers);
   const drops = typeof schedule !== "string" && !isBaseline(schedule);
   const bank = drops ? bankOf(model, settings, schedule) : null;
-  const isCorrected = bank !== null && settings.parts !== "none";
+  const isCorrected = bank !== null && settings.corrections;
   buttons["corrections-off"].disabled = !isCorrected;
   buttons["adapters-off"].hidden = pressed !== "adapters-off"; // of old links: now corrections and head are apart
   buttons.bare.disabled = !isCorrected && !(drops && verifies(schedule));
@@ -77,7 +77,7 @@ function bankWords(settings, bank) {
   if (settings.adapters === "none") return "The adapters are off; the untrained rule stands in.";
   if (settings.adapters !== "auto") return `Corrections ${settings.adapters}, read when the run starts.`;
   if (!bank) return `${NO_BANK} The untrained rule stands in, so a lane with corrections off would be the same.`;
-  if (settings.parts === "none") return "The corrections are off; the untrained rule stands in.";
+  if (!settings.corrections) return "The corrections are off; the untrained rule stands in.";
   const trained = bank.tokens === null ? "" : `, trained on ${formatNumber(bank.tokens)} tokens`;
   return `Corrections ${bank.name}, rank ${bank.rank}${trained}.`;
 }

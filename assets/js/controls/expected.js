@@ -23,7 +23,7 @@ import { acceptedShare, isAdaptive, verifies } from "../schedule.js";
 export function expectedOf({ model, settings, presets }, schedule, bank) {
   if (!model || !settings || !presets || !schedule.dropped.length) return null;
   const { rows, near } = presets.forecast;
-  const corrected = bank !== null && settings.parts !== "none";
+  const corrected = bank !== null && settings.corrections;
   const range = settings.drop_layers.trim() ? null : settings.layers;
   const isAlike = (row) =>
     row.reuse === schedule.reuse &&

@@ -21,7 +21,7 @@ const MAX_STEPS = 16; // most decode steps drawn
  */
 const paperSettings = (numLayers) => ({
   ...{ period: 4, drop_ratio: 0.5, layers: [Math.min(3, numLayers - 2), numLayers - 2], drop_layers: "" },
-  ...{ reuse: "state", part: "block", kv: "skip", refresh: "single", accept: 0, head: "full", parts: "linear" },
+  ...{ reuse: "state", part: "block", kv: "skip", refresh: "single", accept: 0, head: "full", corrections: true },
   ...{ adapters: "auto", max_new_tokens: MAX_STEPS },
 });
 

@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-#define LD_ABI 10
+#define LD_ABI 11
 #ifdef _WIN32
 #define LD_API __declspec(dllexport)
 #else
@@ -17,7 +17,6 @@
 enum { F32, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q6_K }; /* kinds of numbers */
 enum { STATE, ANCHOR, RESIDUAL, SKIP };      /* reuse rules */
 enum { LD_OK, LD_NO_MEMORY, LD_NO_THREADS }; /* results of the functions that return an int */
-enum { QKV, OUT, GATE_UP, DOWN, MATRICES };  /* of a layer */
 
 /* A weight matrix in memory that others own. */
 typedef struct Matrix {
@@ -35,11 +34,6 @@ typedef struct {
     float eps;
 } Layer;
 
-/* A low-rank change of a matrix: y += B (A x). */
-typedef struct {
-    Matrix a, b; /* A (r, K); B (N, r) in blocks if A is, else (N / 16, r, 16); r = 0: no change */
-} Pair;
-
 /* K/V of a layer, and the number of tokens in it. */
 typedef struct {
     void *data; /* (2, nkv, capacity, hs) */
@@ -48,12 +42,10 @@ typedef struct {
 
 /* How LoRA steps run a layer. */
 typedef struct {
-    int64_t drops;           /* the schedule skips it at LoRA steps */
-    const float *gate;       /* (D,) for `residual` with a correction; NULL is 1 */
-    Pair linear;             /* linear part of the correction */
-    Matrix mlp_in, mlp_out;  /* its SwiGLU bottleneck: gate and up (2b, D), down (D, b); b = 0: none */
-    Pair kept[MATRICES];     /* changes of the matrices of a layer that runs */
-    float *hidden;           /* (rows, D): the anchor after each row of a full step */
+    int64_t drops;     /* the schedule skips it at LoRA steps */
+    const float *gate; /* (D,) for `residual` with a correction; NULL is 1 */
+    Matrix a, b;       /* the correction's A (r, D), B (D, r) in blocks if A is, else (D / 16, r, 16); r = 0: none */
+    float *hidden;     /* (rows, D): the anchor after each row of a full step */
 } Plan;
 
 typedef struct {
@@ -66,7 +58,6 @@ typedef struct {
     const int64_t *token;                         /* of the last row, whose embedding becomes its input; or NULL */
     float *entered;                               /* (D,): receives the last token's state after them; or NULL */
     float *watched;                               /* (skipped layers, rows, D): receives their outputs; or NULL */
-    float *ratios;                                /* (skipped layers,): receives ||d|| / ||cached||; or NULL */
 } Step;
 
 /* A preview of the head: the logits of a normed state x are about codes (project x). */

@@ -124,10 +124,10 @@ static void project_chunk(void *context, int64_t from, int64_t to) {
 }
 
 /* Write rotated queries, keys, and values of h to `heads`, and K and V to the store too. */
-static void project(const Layer *l, const Pair *change, const float *h, const Tokens *t, Store *kv, Workspace *space) {
+static void project(const Layer *l, const float *h, const Tokens *t, Store *kv, Workspace *space) {
     int64_t chunk = l->head_dim % LANES ? LANES * l->head_dim : l->head_dim; /* whole heads and whole panels */
     Norm norm = {l->attention_norm, l->eps};
-    Product p = prepare(&l->qkv, change ? change + QKV : NULL, h, norm, NULL, t->count, space, space->heads.at);
+    Product p = prepare(&l->qkv, h, norm, NULL, t->count, space, space->heads.at);
     parallel(project_chunk, &(Projection){p, l, t, kv}, l->qkv.n, chunk);
     kv->length += t->count;
 }
@@ -150,19 +150,18 @@ static void weigh(float *scores, int64_t count, float *beside) {
 OVER(f32, float, loadf)
 OVER(bf16, uint16_t, from_bf16)
 
-/* The same for heads of any size. */
+static float number(const void *data, int64_t at, int is_f32) {
+    return is_f32 ? ((const float *)data)[at] : bf16_to_f32(((const uint16_t *)data)[at]);
+}
+
+/* The same for heads of any size, a number at a time: those of the models in use are multiples of 16. */
 static void read_any(const void *keys, const void *values, int is_f32, const float *q, int64_t hs, int64_t count,
                      float scale, float *y) {
-    float scores[SPLIT];
-    for (int64_t t = 0; t < count; t++)
-        scores[t] = scale * (is_f32 ? dot_f32((const float *)keys + t * hs, q, hs)
-                                    : dot_bf16((const uint16_t *)keys + t * hs, q, hs));
+    float scores[SPLIT] = {0};
+    for (int64_t i = 0; i < count * hs; i++) scores[i / hs] += scale * q[i % hs] * number(keys, i, is_f32);
     weigh(scores, count, y + hs);
-    for (int64_t j = 0; j < hs; j += WIDTH) {
-        int64_t width = hs - j < WIDTH ? hs - j : WIDTH;
-        if (is_f32) mix_f32((const float *)values + j, scores, count, hs, width, y + j);
-        else mix_bf16((const uint16_t *)values + j, scores, count, hs, width, y + j);
-    }
+    memset(y, 0, (size_t)hs * 4);
+    for (int64_t i = 0; i < count * hs; i++) y[i % hs] += scores[i / hs] * number(values, i, is_f32);
 }
 
 /* The keys are split at fixed places, so that a row's result depends neither on the threads nor on the number of
@@ -259,10 +258,10 @@ static void attend_split(void *context, int64_t from, int64_t to) {
     }
 }
 
-void attention(const Layer *l, const Pair *change, const float *h, const Tokens *t, Store *kv, Workspace *space) {
+void attention(const Layer *l, const float *h, const Tokens *t, Store *kv, Workspace *space) {
     int64_t seen = kv->length + 1, group = l->heads / l->kv_heads;
     Taken *taken = in_blocks(&l->out) && group * l->head_dim % BLOCK == 0 ? (Taken *)space->taken.at : NULL;
-    project(l, change, h, t, kv, space);
+    project(l, h, t, kv, space);
     for (int64_t r = 0; r < t->count; r += QUERIES) {
         int64_t tokens = t->count - r < QUERIES ? t->count - r : QUERIES;
         int64_t splits = (seen + r + tokens - 1 + SPLIT - 1) / SPLIT;
@@ -272,8 +271,7 @@ void attention(const Layer *l, const Pair *change, const float *h, const Tokens 
         memset(space->done.at, 0, (size_t)(tokens * l->kv_heads) * 4);
         parallel(attend_split, &a, l->kv_heads * splits * tokens, 1);
     }
-    Product p = prepare(&l->out, change ? change + OUT : NULL, space->mixed.at, NO_NORM, taken, t->count, space,
-                        space->attended.at);
+    Product p = prepare(&l->out, space->mixed.at, NO_NORM, taken, t->count, space, space->attended.at);
     multiply(&p, h);
 }
 
@@ -283,5 +281,5 @@ void write_kv(const Layer *l, const float *h, const Tokens *t, Store *kv, Worksp
     only.qkv = rows_from(&l->qkv, queries);
     if (l->qk_norm) only.qk_norm = l->qk_norm + queries;
     only.heads = 0;
-    project(&only, NULL, h, t, kv, space);
+    project(&only, h, t, kv, space);
 }

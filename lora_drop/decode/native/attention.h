@@ -10,9 +10,8 @@ typedef struct {
     const float *cosine, *sine; /* (count, hs) of their positions */
 } Tokens;
 
-/* Write h + attention to `attended`, and K and V to the store; each token sees the store up to itself. `change` is for
- * the layer's matrices, or NULL. */
-void attention(const Layer *l, const Pair *change, const float *h, const Tokens *t, Store *kv, Workspace *space);
+/* Write h + attention to `attended`, and K and V to the store; each token sees the store up to itself. */
+void attention(const Layer *l, const float *h, const Tokens *t, Store *kv, Workspace *space);
 
 /* Write K and V alone, for a skipped layer with kv="write". */
 void write_kv(const Layer *l, const float *h, const Tokens *t, Store *kv, Workspace *space);

@@ -77,17 +77,13 @@ class NativeDecoder(ReferenceDecoder):
             state.pending.append(entered)
             pending += 1
         watched = torch.empty(n, 1, self._hidden_size) if state.watch else None
-        ratios = torch.empty(n) if lora and schedule.watches_norm else None
-        head = Head(1, self._vocabulary, state.screen if lora else None, schedule.watches_entropy)
+        head = Head(1, self._vocabulary, state.screen if lora else None, schedule.is_adaptive)
         self._run(
             *(state, range(self.num_layers), state.rows[pending], state.position, lora, token),
             head=head,
             entered=entered,
             watched=watched,
-            ratios=ratios,
         )
-        if ratios is not None:
-            state.refresher.ratios.extend(ratios[~ratios.isnan()])
         state.position += 1
         return self._output(state, head, watched)
 
@@ -124,7 +120,7 @@ class NativeDecoder(ReferenceDecoder):
             state.position += 1
         watched = torch.empty(len(schedule.dropped), rows, self._hidden_size) if state.watch else None
         layers = range(first if token is None else 0, self.num_layers)
-        head = Head(rows if schedule.verifies else 1, self._vocabulary, entropy=schedule.watches_entropy)
+        head = Head(rows if schedule.verifies else 1, self._vocabulary, entropy=schedule.is_adaptive)
         h = state.inputs[:rows]
         self._run(state, layers, h, state.position - rows, False, token, forgets, head, watched=watched)
         if watched is not None and not schedule.verifies:
@@ -201,7 +197,7 @@ class NativeDecoder(ReferenceDecoder):
             forgets: tokens that the layers from there on which LoRA steps run forget first.
             head: to fill, for the last of the rows.
             into: tensors to fill: `entered` (1, D) with the input of the first skipped layer, `watched` (n, rows, D)
-                with the skipped layers' outputs, `ratios` (n,) with ||d|| / ||anchor||.
+                with the skipped layers' outputs.
         """
         schedule, bank, start, rows = state.schedule, state.bank, layers.start, h.shape[0]
         narrow = max(0, min(state.first - start, len(layers)))
@@ -211,7 +207,7 @@ class NativeDecoder(ReferenceDecoder):
         step = Step(
             *(rows, lora, REUSE_RULES.index(schedule.reuse), schedule.part == "attention", writes, narrow, state.held),
             *(forgets, bank.alpha / bank.rank if bank and bank.rank else 0.0),
-            *(None if t is None else t.data_ptr() for t in (token, *map(into.get, ("entered", "watched", "ratios")))),
+            *(None if t is None else t.data_ptr() for t in (token, *map(into.get, ("entered", "watched")))),
         )
         assert state.stores is not None  # `begin` came first
         self._library.ld_step(

@@ -31,58 +31,43 @@ static void gate_chunk(void *context, int64_t from, int64_t to) {
     }
 }
 
-/* y = out (silu(gate) * up) + residual, where gate and up are `in` x, after a norm. */
-static void swiglu(const Matrix *in, const Matrix *out, const Pair *change, const float *x, Norm norm,
-                   int64_t rows, const float *residual, float *y, Workspace *space) {
-    float *neurons = space->neurons.at;
-    int is_wide = in->n > 32 * LANES; /* a narrow one is cut finer, so that all threads share it */
-    Taken *taken = is_wide && in_blocks(out) ? (Taken *)space->neurons_taken.at : NULL;
-    Product both = prepare(in, change ? change + GATE_UP : NULL, x, norm, NULL, rows, space, space->gate_up.at);
-    Gate g = {both, neurons, taken};
-    parallel(gate_chunk, &g, in->n / 2, is_wide ? COLUMNS : LANES);
-    Product p = prepare(out, change ? change + DOWN : NULL, neurons, NO_NORM, taken, rows, space, y);
-    multiply(&p, residual);
-}
-
 /* Write u + MLP to `output`. */
-static void mlp(const Layer *l, const Pair *change, const float *u, int64_t rows, Workspace *space) {
-    swiglu(&l->gate_up, &l->down, change, u, (Norm){l->mlp_norm, l->eps}, rows, u, space->output.at, space);
+static void mlp(const Layer *l, const float *u, int64_t rows, Workspace *space) {
+    float *neurons = space->neurons.at;
+    Taken *taken = in_blocks(&l->down) ? (Taken *)space->neurons_taken.at : NULL;
+    Product both = prepare(&l->gate_up, u, (Norm){l->mlp_norm, l->eps}, NULL, rows, space, space->gate_up.at);
+    Gate g = {both, neurons, taken};
+    parallel(gate_chunk, &g, l->gate_up.n / 2, COLUMNS);
+    Product p = prepare(&l->down, neurons, NO_NORM, taken, rows, space, space->output.at);
+    multiply(&p, u);
 }
 
-void run_full(const Layer *l, const Pair *change, const float *h, const Tokens *t, Store *kv, Workspace *space) {
-    attention(l, change, h, t, kv, space);
-    mlp(l, change, space->attended.at, t->count, space);
+void run_full(const Layer *l, const float *h, const Tokens *t, Store *kv, Workspace *space) {
+    attention(l, h, t, kv, space);
+    mlp(l, space->attended.at, t->count, space);
 }
 
-/* d = scale * B (A h), (D,), plus the bottleneck's output. One thread computes the first part: it takes less time than
- * waking another. */
+/* d = scale * B (A h), (D,), with one thread: it takes less time than waking another. */
 static const float *correct(const Layer *l, const Plan *p, const float *h, float scale, Workspace *space) {
-    float *d = space->correction.at, *low = space->low.at, *x = space->normed.at;
-    const Matrix *a = &p->linear.a, *b = &p->linear.b;
+    float *d = space->correction.at, *low = space->low.at;
+    const Matrix *a = &p->a, *b = &p->b;
     int64_t n = l->hidden, rank = a->n;
-    Product down = prepare(a, NULL, h, NO_NORM, NULL, 1, space, low);
+    Product down = prepare(a, h, NO_NORM, NULL, 1, space, low);
     multiply_columns(&down, 0, rank);
     for (int64_t r = 0; r < rank; r++) low[r] *= scale;
-    if (a->kind == Q8_0) {
-        Product up = prepare(b, NULL, low, NO_NORM, NULL, 1, space, d);
+    if (b->kind == Q8_0) {
+        Product up = prepare(b, low, NO_NORM, NULL, 1, space, d);
         multiply_columns(&up, 0, n);
     } else {
-        memset(d, 0, (size_t)n * 4);
-        add_change(&p->linear, low, 0, n, d);
+        multiply_panels(b, low, d);
     }
-    if (!p->mlp_out.k) return d;
-    swiglu(&p->mlp_in, &p->mlp_out, NULL, h, (Norm){l->mlp_norm, l->eps}, 1, d, x, space);
-    return x;
+    return d;
 }
 
-float run_dropped(const Layer *l, const Plan *p, const Step *s, const float *h, Workspace *space) {
+void run_dropped(const Layer *l, const Plan *p, const Step *s, const float *h, Workspace *space) {
     int64_t n = l->hidden;
-    float *held = s->rule == SKIP ? NULL : p->hidden + s->held * n, ratio = NAN;
-    const float *cached = held ? held : h, *d = NULL;
-    if (p->linear.a.n) {
-        d = correct(l, p, h, s->scale, space);
-        if (s->ratios) ratio = sqrtf(dot_f32(d, d, n)) / sqrtf(dot_f32(cached, cached, n));
-    }
+    float *held = s->rule == SKIP ? NULL : p->hidden + s->held * n;
+    const float *cached = held ? held : h, *d = p->a.n ? correct(l, p, h, s->scale, space) : NULL;
     float *u = s->attention_only ? space->attended.at : space->output.at;
     if (s->rule != RESIDUAL) memcpy(u, cached, (size_t)n * 4);
     else if (p->gate)
@@ -92,6 +77,5 @@ float run_dropped(const Layer *l, const Plan *p, const Step *s, const float *h, 
     if (d)
         for (int64_t i = 0; i < n; i++) u[i] += d[i];
     if (s->rule == STATE) memcpy(held, u, (size_t)n * 4);
-    if (s->attention_only) mlp(l, NULL, u, 1, space);
-    return ratio;
+    if (s->attention_only) mlp(l, u, 1, space);
 }

@@ -12,7 +12,7 @@ enum { START = 4096 }; /* bytes */
 enum { AHEAD = 8192, DOT_ROWS = 4 }; /* DOT_ROWS: their sums, 4 vectors each, fit in registers */
 
 /* Kernels for rows of either number type. `dots` prefetches the weights AHEAD bytes further on, which this thread reads
- * next; rows of y and x have `n` and k numbers. `mix` keeps its columns in registers if there are WIDTH of them. */
+ * next; rows of y and x have `n` and k numbers. */
 #define OVER(NAME, TYPE, VECTOR, ONE) \
     INLINE void some_dots_##NAME(const TYPE *w, const float *x, int64_t k, float *y, int64_t n, int rows) { \
         vf a[DOT_ROWS] = {0}, b[DOT_ROWS] = {0}, c[DOT_ROWS] = {0}, d[DOT_ROWS] = {0}; \
@@ -43,42 +43,11 @@ enum { AHEAD = 8192, DOT_ROWS = 4 }; /* DOT_ROWS: their sums, 4 vectors each, fi
             default: some_dots_##NAME(w, x, k, y, n, 4); \
             } \
     } \
-    float dot_##NAME(const TYPE *w, const float *x, int64_t k) { \
-        float y; \
-        some_dots_##NAME(w, x, k, &y, 1, 1); \
-        return y; \
-    } \
-    void mix_##NAME(const TYPE *v, const float *weights, int64_t count, int64_t stride, int64_t width, float *y) { \
-        if (width == WIDTH) { \
-            vf a = {0}, b = {0}, c = {0}, d = {0}; \
-            for (int64_t t = 0; t < count; t++, v += stride) { \
-                vf weight = splat(weights[t]); \
-                a = madd(VECTOR(v), weight, a); \
-                b = madd(VECTOR(v + LANES), weight, b); \
-                c = madd(VECTOR(v + 2 * LANES), weight, c); \
-                d = madd(VECTOR(v + 3 * LANES), weight, d); \
-            } \
-            memcpy(y, (vf[]){a, b, c, d}, 4 * sizeof a); \
-            return; \
-        } \
-        for (int64_t j = 0; j < width; j++) { \
-            float total = 0; \
-            for (int64_t t = 0; t < count; t++) total += ONE(v[t * stride + j]) * weights[t]; \
-            y[j] = total; \
-        } \
-    } \
-    static void add_##NAME(const TYPE *b, const float *low, int64_t rank, int64_t from, int64_t to, float *y) { \
-        for (int64_t i = from / LANES * LANES; i < to; i += LANES) { \
-            const TYPE *panel = b + i * rank; \
+    static void panels_##NAME(const TYPE *b, const float *x, int64_t k, int64_t n, float *y) { \
+        for (int64_t i = 0; i < n; i += LANES, b += k * LANES) { \
             vf total = {0}; \
-            for (int64_t r = 0; r < rank; r++) total = madd(VECTOR(panel + r * LANES), splat(low[r]), total); \
-            if (i >= from && i + LANES <= to) { \
-                total += loadf(y + i); \
-                memcpy(y + i, &total, sizeof total); \
-                continue; \
-            } \
-            int64_t first = i < from ? from : i, end = i + LANES < to ? i + LANES : to; \
-            for (int64_t c = first; c < end; c++) y[c] += total[c - i]; \
+            for (int64_t j = 0; j < k; j++) total = madd(VECTOR(b + j * LANES), splat(x[j]), total); \
+            memcpy(y + i, &total, sizeof total); \
         } \
     }
 
@@ -94,22 +63,16 @@ void to_f32(const Matrix *w, int64_t row, float *y) {
 
 void rms_norm(const float *x, const float *weight, float *y, int64_t rows, int64_t n, float eps) {
     for (; rows > 0; rows--, x += n, y += n) {
-        float square = dot_f32(x, x, n), scale = 1 / sqrtf(square / (float)n + eps);
+        float square;
+        dots_f32(x, x, n, &square, 1, 1);
+        float scale = 1 / sqrtf(square / (float)n + eps);
         for (int64_t i = 0; i < n; i++) y[i] = x[i] * scale * weight[i];
     }
 }
 
-void add_change(const Pair *change, const float *low, int64_t from, int64_t to, float *y) {
-    const Matrix *b = &change->b;
-    if (b->kind == F32) add_f32(b->data, low, b->k, from, to, y);
-    else add_bf16(b->data, low, b->k, from, to, y);
-}
-
-/* Prefetch what `add_change` will read: too little for the hardware prefetcher, and late otherwise. */
-static void fetch_change(const Pair *change, int64_t from, int64_t to) {
-    int64_t bytes = row_bytes(&change->b);
-    const char *b = (const char *)change->b.data + from / LANES * LANES * bytes;
-    for (int64_t at = 0; at < (to - from) * bytes; at += 64) __builtin_prefetch(b + at);
+void multiply_panels(const Matrix *b, const float *x, float *y) {
+    if (b->kind == F32) panels_f32(b->data, x, b->k, b->n, y);
+    else panels_bf16(b->data, x, b->k, b->n, y);
 }
 
 /* Rows in `data`. */
@@ -164,24 +127,16 @@ static Product with_input(const Product *p, int64_t from) {
 void multiply_columns(const Product *shared, int64_t from, int64_t to) {
     Product own = shared->own ? with_input(shared, from) : *shared, *p = &own;
     const Matrix *w = p->w;
-    if (p->change) fetch_change(p->change, from, to);
     multiply_rows(w, p, from, to, p->y);
     if (w->bias)
         for (int64_t r = 0; r < p->rows; r++)
             for (int64_t c = from; c < to; c++) p->y[r * w->n + c] += w->bias[c];
-    if (p->change) add_change(p->change, p->low, from, to, p->y);
 }
 
-Product prepare(const Matrix *w, const Pair *change, const float *x, Norm norm, const Taken *taken, int64_t rows,
-                Workspace *space, float *y) {
-    float *low = space->low.at;
+Product prepare(const Matrix *w, const float *x, Norm norm, const Taken *taken, int64_t rows, Workspace *space,
+                float *y) {
     Workspace *own = norm.weight || (in_blocks(w) && !taken) ? space : NULL;
-    Product p = {w, NULL, x, taken, low, rows, y, norm, own, ++space->products};
-    if (!change || !change->a.n) return p;
-    p.change = change;
-    if (own) x = with_input(&p, 0).x;
-    multiply_columns(&(Product){.w = &change->a, .x = x, .rows = 1, .y = low}, 0, change->a.n);
-    return p;
+    return (Product){w, x, taken, rows, y, norm, own, ++space->products};
 }
 
 typedef struct {

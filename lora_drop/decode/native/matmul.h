@@ -27,13 +27,6 @@ Matrix rows_from(const Matrix *w, int64_t row);
 /* A row of a matrix without blocks, as float32. */
 void to_f32(const Matrix *w, int64_t row, float *y);
 
-/* dot: w . x over k numbers. mix: weighted sum of `count` rows of length `stride`, over `width` (at most WIDTH) of
- * their columns. */
-float dot_f32(const float *w, const float *x, int64_t k);
-float dot_bf16(const uint16_t *w, const float *x, int64_t k);
-void mix_f32(const float *v, const float *weights, int64_t count, int64_t stride, int64_t width, float *y);
-void mix_bf16(const uint16_t *v, const float *weights, int64_t count, int64_t stride, int64_t width, float *y);
-
 /* y = x / rms(x) * weight for each of `rows` rows x (n,). */
 void rms_norm(const float *x, const float *weight, float *y, int64_t rows, int64_t n, float eps);
 
@@ -45,13 +38,11 @@ typedef struct {
 
 #define NO_NORM ((Norm){NULL, 0})
 
-/* y (rows, N) = W x + bias for x (rows, K); with a change of W, for a single row, + B (A x). */
+/* y (rows, N) = W x + bias for x (rows, K). */
 typedef struct {
     const Matrix *w;
-    const Pair *change; /* or NULL */
     const float *x;
     const Taken *taken; /* x in the form that panels take, (rows, K / 32), for weights in blocks */
-    const float *low;   /* A x */
     int64_t rows;
     float *y;
     Norm norm;          /* of x; only with `own` */
@@ -60,15 +51,16 @@ typedef struct {
 } Product;
 
 /* Prepare a product. Each thread makes the norm of x, and the form that panels take unless `taken` has it, for itself:
- * it takes less time than to get what another has written. A x is made here. */
-Product prepare(const Matrix *w, const Pair *change, const float *x, Norm norm, const Taken *taken, int64_t rows,
-                Workspace *space, float *y);
+ * it takes less time than to get what another has written. */
+Product prepare(const Matrix *w, const float *x, Norm norm, const Taken *taken, int64_t rows, Workspace *space,
+                float *y);
 
 /* Compute columns [from, to) of y; for blocks both are multiples of 16. */
 void multiply_columns(const Product *p, int64_t from, int64_t to);
 
-/* y (N,) += B low in columns [from, to), for a B without blocks. */
-void add_change(const Pair *change, const float *low, int64_t from, int64_t to, float *y);
+/* y (N,) = B x, for a B without blocks whose rows are side by side, (N / 16, K, 16). y has room for whole panels, as
+ * each buffer of the workspace has. */
+void multiply_panels(const Matrix *b, const float *x, float *y);
 
 /* Columns of the least that a thread computes at a time: whole panels and whole blocks of y. */
 enum { COLUMNS = BLOCK };

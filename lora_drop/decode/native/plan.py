@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lora_drop.decode.correction import PROJECTIONS
 from lora_drop.decode.head import LOWEST, ScreenedHead
-from lora_drop.decode.native.structs import Q4_0, Q8_0, Answer, Matrix, Pair, Plan, Screen, Store
+from lora_drop.decode.native.structs import Q4_0, Q8_0, Answer, Matrix, Plan, Screen, Store
 from lora_drop.decode.native.weights import GROUP, KINDS, NativeWeights, in_large_pages, in_panels, q8_0
 from lora_drop.decode.step import DecodeState
 
@@ -26,7 +25,7 @@ class NativeState(DecodeState):
     """State of a lane, and the memory of it that the C steps read and write.
 
     Args:
-        packs: store the corrections' parts `linear` and `mlp` in blocks of 8 bits, beside weights in blocks.
+        packs: store the corrections in blocks of 8 bits, beside weights in blocks.
         plan: how LoRA steps run each layer; points into `tensors` and `vectors`.
         vectors: anchors of the skipped layers after each row of the last pass, (n, rows, D) float32. Empty until the
             first step.
@@ -86,24 +85,19 @@ class NativeState(DecodeState):
             return
         for i in schedule.dropped_set & bank.a.keys():
             a, b = bank.a[i], bank.b[i]
-            plan[i].linear = Pair(self._packed(a), self._packed(b)) if self._fits(a, b) else self._pair(a, b)
+            if self._fits(a, b):
+                plan[i].a, plan[i].b = self._packed(a), self._packed(b)
+            else:
+                plan[i].a, plan[i].b = self._matrix(a), self._side_by_side(b)
             if schedule.reuse == "residual":
                 self.tensors.append(bank.gate[i].float())
                 plan[i].gate = self.tensors[-1].data_ptr()
-            if i in bank.mlp:
-                gate_up, down = bank.mlp[i]
-                matrix = self._packed if self._fits(gate_up[: len(gate_up) // 2], down) else self._matrix
-                plan[i].mlp_in, plan[i].mlp_out = matrix(gate_up), matrix(down)
-        for i in bank.kept.keys() - schedule.dropped_set:
-            if i > schedule.first_skipped:
-                for name, pair in bank.kept[i].items():
-                    plan[i].kept[PROJECTIONS.index(name)] = self._pair(*pair)
 
-    def _pair(self, a: Tensor, b: Tensor) -> Pair:
-        """A (r, K), and B (N, r) with 16 rows side by side, so that both are read from start to end."""
+    def _side_by_side(self, b: Tensor) -> Matrix:
+        """B (N, r) with 16 rows side by side, so that it is read from start to end."""
         panels = F.pad(b, (0, 0, 0, -len(b) % LANES)).unflatten(0, (-1, LANES)).transpose(1, 2).contiguous()
         self.tensors.append(panels)
-        return Pair(self._matrix(a), Matrix(panels.data_ptr(), None, *b.shape, KINDS[b.dtype]))
+        return Matrix(panels.data_ptr(), None, *b.shape, KINDS[b.dtype])
 
     def _fits(self, *matrices: Tensor) -> bool:
         """True if matrices are read in blocks, which their shapes must allow."""

@@ -142,9 +142,9 @@ static void find_best(const Screening *g, int64_t best) {
 
 void screened(const Matrix *w, const Screen *s, const float *x, float *y, Workspace *space) {
     int64_t panels = (w->n + LANES - 1) / LANES, best = s->best < w->n ? s->best : w->n;
-    Product low = prepare(&s->project, NULL, x, NO_NORM, NULL, 1, space, space->low.at);
+    Product low = prepare(&s->project, x, NO_NORM, NULL, 1, space, space->low.at);
     multiply(&low, NULL);
-    Screening g = {w, s, prepare(&s->codes, NULL, low.y, NO_NORM, NULL, 1, space, space->preview.at), x, NULL, y,
+    Screening g = {w, s, prepare(&s->codes, low.y, NO_NORM, NULL, 1, space, space->preview.at), x, NULL, y,
                    (uint64_t *)space->tops.at, (uint64_t *)space->likely.at, (uint8_t *)space->panels.at};
     parallel(preview_chunk, &g, panels, 32);
     find_best(&g, best);

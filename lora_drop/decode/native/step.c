@@ -16,20 +16,16 @@
 
 int64_t ld_abi(void) { return LD_ABI; }
 
-#ifdef __AVX512VNNI__
-#define VNNI "-vnni"
-#else
-#define VNNI ""
-#endif
-#ifdef __AVX512BF16__
-#define PAIRS "-bf16"
-#else
-#define PAIRS ""
-#endif
-
 const char *ld_path(void) {
 #if defined(__AVX512F__)
-    return "avx512" VNNI PAIRS;
+    return "avx512"
+#ifdef __AVX512VNNI__
+           "-vnni"
+#endif
+#ifdef __AVX512BF16__
+           "-bf16"
+#endif
+        ;
 #elif defined(__aarch64__) && defined(BYTE_DOTS)
     return "neon-dot";
 #elif defined(__aarch64__)
@@ -56,10 +52,9 @@ static void run_layers(const Layer *layers, const Plan *plan, int64_t count, con
         const Plan *p = plan + i;
         if (p->drops && s->lora) {
             if (s->write_kv) write_kv(l, h, tokens, kv + i, space);
-            float ratio = run_dropped(l, p, s, h, space);
-            if (s->ratios) s->ratios[dropped] = ratio;
+            run_dropped(l, p, s, h, space);
         } else {
-            run_full(l, s->lora ? p->kept : NULL, h, tokens, kv + i, space);
+            run_full(l, h, tokens, kv + i, space);
             if (p->drops) remember(p, s, h, s->attention_only ? space->attended.at : y, all);
         }
         if (p->drops && s->watched) memcpy(s->watched + dropped * all, y, (size_t)all * 4);
@@ -81,7 +76,7 @@ static void run_head(const Ends *ends, const Answer *a, const float *h, Workspac
         rms_norm(h, ends->norm, space->normed.at, 1, w->k, ends->eps);
         screened(w, a->screen, space->normed.at, a->logits, space);
     } else {
-        Product p = prepare(w, NULL, h, (Norm){ends->norm, ends->eps}, NULL, a->rows, space, a->logits);
+        Product p = prepare(w, h, (Norm){ends->norm, ends->eps}, NULL, a->rows, space, a->logits);
         multiply(&p, NULL);
     }
     for (int64_t r = 0; r < a->rows; r++) a->best[r] = ld_best(a->logits + r * w->n, w->n);

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 
-ABI = 10
+ABI = 11
 F32, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q6_K = range(7)  # kinds of numbers
 OK, NO_MEMORY, NO_THREADS = range(3)  # results of the functions that return an int
 
@@ -36,12 +36,6 @@ class Layer(ctypes.Structure):
     ]
 
 
-class Pair(ctypes.Structure):
-    """A low-rank change: A (r, K), and B (N, r) in blocks if A is, else (N / 16, r, 16)."""
-
-    _fields_ = [("a", Matrix), ("b", Matrix)]
-
-
 class Store(ctypes.Structure):
     """K/V of a layer, and the number of tokens in it."""
 
@@ -51,10 +45,7 @@ class Store(ctypes.Structure):
 class Plan(ctypes.Structure):
     """How LoRA steps run a layer."""
 
-    _fields_ = [
-        *(("drops", _int64), ("gate", _pointer), ("linear", Pair), ("mlp_in", Matrix), ("mlp_out", Matrix)),
-        *(("kept", Pair * 4), ("hidden", _pointer)),
-    ]
+    _fields_ = [("drops", _int64), ("gate", _pointer), ("a", Matrix), ("b", Matrix), ("hidden", _pointer)]
 
 
 class Step(ctypes.Structure):
@@ -66,7 +57,7 @@ class Step(ctypes.Structure):
             for name in ("rows", "lora", "rule", "attention_only", "write_kv", "narrow", "held", "forgets")
         ),
         ("scale", ctypes.c_float),
-        *((name, _pointer) for name in ("token", "entered", "watched", "ratios")),
+        *((name, _pointer) for name in ("token", "entered", "watched")),
     ]
 
 

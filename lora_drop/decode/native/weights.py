@@ -47,7 +47,7 @@ class NativeWeights:
         head: the same, of the head.
         layer_bytes: of each layer the mean bytes of a weight of k and v, of the attention, and of the MLP.
         head_bytes: the same of the head.
-        part_bytes: the same of the parts `linear` and `mlp` of a correction.
+        part_bytes: the same of a correction.
         memory: keeps what the structures point to.
         head_rows: of a head in blocks the rows in the model's mapped file, which take no memory.
     """
@@ -63,7 +63,7 @@ class NativeWeights:
 
     @property
     def packs_parts(self) -> bool:
-        """True if the parts `linear` and `mlp` are read in Q8_0 blocks: beside weights in blocks."""
+        """True if corrections are read in Q8_0 blocks: beside weights in blocks."""
         return self.part_bytes == bytes_of(Q8_0)
 
     @property

@@ -41,18 +41,14 @@ static int product_fits(const Matrix *w, int64_t rows, Buffer *x, Buffer *y) {
 
 static int layer_fits(const Layer *l, const Plan *p, const Store *kv, int64_t rows) {
     int64_t queries = rows < QUERIES ? rows : QUERIES, splits = (kv->capacity + SPLIT - 1) / SPLIT;
-    for (int i = 0; i < MATRICES; i++)
-        if (!fits(&space.low, p->kept[i].a.n)) return 0;
     return product_fits(&l->qkv, rows, &space.normed, &space.heads)
            && product_fits(&l->out, rows, &space.mixed, &space.attended)
            && product_fits(&l->gate_up, rows, &space.normed, &space.gate_up)
            && product_fits(&l->down, rows, &space.neurons, &space.output)
-           && blocks_fit(&space.neurons_taken, &l->down, rows) && blocks_fit(&space.neurons_taken, &p->mlp_out, 1)
-           && product_fits(&p->mlp_in, 1, &space.normed, &space.gate_up)
-           && product_fits(&p->mlp_out, 1, &space.neurons, &space.normed)
+           && blocks_fit(&space.neurons_taken, &l->down, rows)
            && fits(&space.done, queries * l->kv_heads)
-           && fits(&space.parts, queries * l->heads * splits * PART_FLOATS(l)) && fits(&space.low, p->linear.a.n)
-           && input_fits(&p->linear.a, 1) && input_fits(&p->linear.b, 1) && blocks_fit(&space.taken, &l->out, rows)
+           && fits(&space.parts, queries * l->heads * splits * PART_FLOATS(l)) && fits(&space.low, p->a.n)
+           && input_fits(&p->a, 1) && input_fits(&p->b, 1) && blocks_fit(&space.taken, &l->out, rows)
            && fits(&space.correction, l->hidden);
 }
 

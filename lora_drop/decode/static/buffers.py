@@ -34,7 +34,6 @@ class Results(NamedTuple):
         choice: most likely token of these, (rows, 1).
         entropy: of these, (rows,), in nats.
         watched: outputs of the skipped layers for the same rows, (n, rows, D), if the state watches.
-        ratios: ||d|| / ||cached|| of the corrected layers, as `Refresher` takes them.
         row_anchors: as in `DecodeState`.
     """
 
@@ -42,7 +41,6 @@ class Results(NamedTuple):
     choice: Tensor
     entropy: Tensor
     watched: Tensor | None
-    ratios: list[Tensor]
     row_anchors: RowAnchors
 
 
@@ -68,14 +66,12 @@ class Window:
         places: of the rows in the caches of the layers that always run, and of the dropped ones, (R,) each.
         masks: for the same two, to add to the scores; None if attention reads the places instead.
         rows: (R,) index of each row, that of the last one for padding rows; None for a single row.
-        bank: whose `kept` part the layers use.
     """
 
     rope: Pair
     places: tuple[Tensor, Tensor]
     masks: tuple[Tensor | None, Tensor | None]
     rows: Tensor | None
-    bank: Correction | None = None
 
 
 class StaticAnchors(list[Tensor | None]):
@@ -193,24 +189,20 @@ def bank_key(bank: Correction | None) -> Hashable:
     """What a graph depends on of a bank: all but the numbers in its tensors."""
     if bank is None:
         return None
-    kept = tuple((layer, tuple(pairs)) for layer, pairs in bank.kept.items())
     shapes = tuple(tensor.shape for tensor in bank_tensors(bank))
-    return bank.alpha, tuple(bank.a), tuple(bank.gate), tuple(bank.mlp), kept, bank.head and bank.head.best, shapes
+    return bank.alpha, tuple(bank.a), tuple(bank.gate), bank.head and bank.head.best, shapes
 
 
 def bank_tensors(bank: Correction) -> list[Tensor]:
     """A bank's tensors in a fixed order."""
-    tensors: list[Tensor] = []
-    bank.mapped(lambda tensor: tensors.append(tensor) or tensor)  # type: ignore[func-returns-value]
-    if bank.head is not None:
-        tensors += [bank.head.project, bank.head.codes, bank.head.scale]
-    return tensors
+    head = [] if bank.head is None else [bank.head.project, bank.head.codes, bank.head.scale]
+    return [*bank.a.values(), *bank.b.values(), *bank.gate.values(), *head]
 
 
 def schedule_key(schedule: Schedule) -> Hashable:
     """What a graph depends on of a schedule, beside the room in its caches: not on when which pass runs."""
     rules = schedule.reuse, schedule.part, schedule.kv, schedule.head, schedule.repairs, schedule.verifies
-    return schedule.dropped, rules, schedule.watches_norm, tuple(passes_of(schedule))
+    return schedule.dropped, rules, tuple(passes_of(schedule))
 
 
 def padded(rows: int) -> int:

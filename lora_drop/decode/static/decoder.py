@@ -242,12 +242,11 @@ class StaticDecoder(ReferenceDecoder):
         count = len(state.pending)
         state.pending = [*state.pending, buffers.pending[count : count + 1]] if lora and schedule.repairs else []
         state.row_anchors = results.row_anchors
-        state.refresher.ratios.extend(results.ratios)
         # Copies, as the next replay overwrites them. Padding rows are left out.
         own = slice(rows) if schedule.verifies else slice(None)
         logits, choice, nats = results.logits[own].clone(), results.choice[own].clone(), results.entropy[-1:].clone()
         watched = None if results.watched is None else results.watched[:, own].clone()
-        state.refresher.end(logits[-1:], float(nats) if schedule.watches_entropy else None)
+        state.refresher.end(logits[-1:], float(nats) if schedule.is_adaptive else None)
         return DecoderOutput(logits, watched, nats, rows, choice)
 
     def _here(self) -> contextlib.AbstractContextManager:
@@ -400,8 +399,6 @@ class StaticDecoder(ReferenceDecoder):
         elif not reads:
             h = buffers.pending[:1]
         wanted = slice(None) if schedule.verifies else slice(-1, None)
-        if each.lora:
-            window = dataclasses.replace(window, bank=state.bank)
         for i in range(first, self.num_layers):
             skipped = i in schedule.dropped_set
             h = (self._lora if each.lora and skipped else self._full)(i, h, window, state)
@@ -410,8 +407,7 @@ class StaticDecoder(ReferenceDecoder):
         h = h[wanted]
         logits = self._logits(h, state, each.lora)
         seen = stacked(watched, h) if state.watch else None
-        ratios, state.refresher.ratios = state.refresher.ratios, []  # `_advance` adds them at each replay
-        return Results(logits, *self.weights.functions.choose(logits), seen, ratios, state.row_anchors)
+        return Results(logits, *self.weights.functions.choose(logits), seen, state.row_anchors)
 
     def _logits(self, h: Tensor, state: StaticState, lora: bool) -> Tensor:
         screen = state.screened_head if lora else None
@@ -446,11 +442,10 @@ class StaticDecoder(ReferenceDecoder):
         group = self.heads // self.kv_heads
         return mask[:, None].expand(-1, group, -1).reshape(1, 1, -1, tokens)
 
-    def _project(self, i: int, h: Tensor, rope: Pair, bank: Correction | None = None) -> Tensor:
+    def _project(self, i: int, h: Tensor, rope: Pair) -> Tensor:
         """Rotated queries and keys, and values, (R, nh + 2 nkv, hs), of a layer's inputs (R, D)."""
         own, count = self.weights.layers[i], self.heads + self.kv_heads
-        change = _change(bank, i, "qkv")
-        return self.weights.functions.project(h, own.attention_norm, own.qkv, own.qk_norm, rope, count, change)
+        return self.weights.functions.project(h, own.attention_norm, own.qkv, own.qk_norm, rope, count)
 
     def _write(self, i: int, heads: Tensor, window: Window, state: StaticState) -> Tensor:
         """Write the rows' K/V, the last of `heads`, to their places; return them, (2, 1, nkv, R, hs)."""
@@ -463,7 +458,7 @@ class StaticDecoder(ReferenceDecoder):
     def _attend(self, i: int, h: Tensor, window: Window, state: StaticState) -> Tensor:
         """u = h + attention, (R, D). Writes K/V."""
         rows, dropped, store = len(h), i in state.schedule.dropped_set, state.kv.store(i)
-        heads = self._project(i, h, window.rope, window.bank)
+        heads = self._project(i, h, window.rope)
         both, mask = self._write(i, heads, window, state), window.masks[dropped]
         if mask is None:
             assert self.weights.split is not None
@@ -476,18 +471,17 @@ class StaticDecoder(ReferenceDecoder):
             mixed = mixed[0].unflatten(1, (rows, -1)).transpose(0, 1).reshape(rows, -1)
         if dropped and rows > 1 and state.schedule.kv == "skip":  # keep only the last row of the pass
             store.index_copy_(3, window.places[1][:1], both[:, :, :, -1:])
-        change = _change(window.bank, i, "out")
-        return self.weights.functions.close(mixed, h, self.weights.layers[i].out, change)
+        return self.weights.functions.close(mixed, h, self.weights.layers[i].out)
 
-    def _feed(self, i: int, u: Tensor, bank: Correction | None = None) -> Tensor:
+    def _feed(self, i: int, u: Tensor) -> Tensor:
         """u + MLP."""
-        own, changes = self.weights.layers[i], (_change(bank, i, "gate_up"), _change(bank, i, "down"))
-        return self.weights.functions.feed(u, own.mlp_norm, own.gate_up, own.down, changes)
+        own = self.weights.layers[i]
+        return self.weights.functions.feed(u, own.mlp_norm, own.gate_up, own.down)
 
     def _full(self, i: int, h: Tensor, window: Window, state: StaticState) -> Tensor:
         """A whole layer, (R, D); a layer of the schedule leaves its anchor."""
         u = self._attend(i, h, window, state)
-        output = self._feed(i, u, window.bank)
+        output = self._feed(i, u)
         schedule = state.schedule
         if i in schedule.dropped_set:
             anchors = rules.anchor_of(schedule.reuse, h, rules.replaced(schedule.part, u, output))  # (R, D)
@@ -498,16 +492,14 @@ class StaticDecoder(ReferenceDecoder):
 
     def _lora(self, i: int, h: Tensor, window: Window, state: StaticState) -> Tensor:
         """A skipped layer at a LoRA step, (1, D): no attention, and with `part="block"` no MLP either."""
-        schedule, bank, own = state.schedule, state.bank, self.weights.layers[i]
+        schedule, bank = state.schedule, state.bank
         if schedule.kv == "write" and not schedule.repairs:
             self._write(i, self._project(i, h, window.rope), window, state)
         anchor: Tensor | None = state.anchors[i]
-        parts: tuple[Any, ...] = ()
+        correction: tuple[Any, ...] = ()
         if bank is not None and i in bank.a:
-            parts = bank.gate[i], (bank.a[i], bank.b[i], bank.scale), bank.mlp.get(i), own.mlp_norm
-        u, d = self.weights.functions.skip(h, anchor, schedule.reuse, *parts)
-        if d is not None:
-            state.refresher.measure(d, h if anchor is None else anchor)
+            correction = bank.gate[i], (bank.a[i], bank.b[i], bank.scale)
+        u = self.weights.functions.skip(h, anchor, schedule.reuse, *correction)
         if schedule.reuse == "state":
             state.anchors[i] = u
         return u if schedule.part == "block" else self._feed(i, u)
@@ -521,8 +513,3 @@ def variant(schedule: Schedule, bank: Correction | None) -> Hashable:
 def _dropped(schedule: Schedule) -> int:
     """Any dropped layer: all of them cache the same number of tokens."""
     return schedule.dropped[0] if schedule.dropped else 0
-
-
-def _change(bank: Correction | None, layer: int, projection: str) -> Pair | None:
-    """The bank's change of a projection of a layer that runs."""
-    return None if bank is None else bank.kept.get(layer, {}).get(projection)

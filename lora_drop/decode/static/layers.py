@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lora_drop.decode import rules
-from lora_drop.decode.correction import Pair, correction_of, low_rank
+from lora_drop.decode.correction import low_rank
 from lora_drop.errors import first_line
 
+Pair = tuple[Tensor, Tensor]
 Projection = tuple[Tensor, Tensor | None]  # weight (N, K), bias (N,)
 Norm = tuple[Tensor | None, float]  # weight (D,), epsilon
 VARIANTS = 128  # most shapes and kinds of one function that are compiled; torch's own limit is 8
@@ -35,15 +36,7 @@ def norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     return F.rms_norm(x, x.shape[-1:], weight, eps)
 
 
-def linear(x: Tensor, projection: Projection, change: Pair | None) -> Tensor:
-    """A projection (R, N) of x (R, K), with a bank's low-rank change."""
-    y = F.linear(x, *projection)
-    return y if change is None else y + low_rank(x, *change)
-
-
-def project(
-    h: Tensor, own: Norm, qkv: Projection, qk_norm: Tensor | None, rope: Pair, heads: int, change: Pair | None = None
-) -> Tensor:
+def project(h: Tensor, own: Norm, qkv: Projection, qk_norm: Tensor | None, rope: Pair, heads: int) -> Tensor:
     """Queries, keys and values (R, nh + 2 nkv, hs) of h (R, D), the first `heads` = nh + nkv of them rotated.
 
     Args:
@@ -52,7 +45,7 @@ def project(
     """
     cos, sin = rope
     size = cos.shape[-1]
-    qkv_heads = linear(norm(h, *own), qkv, change).view(h.shape[0], -1, size)
+    qkv_heads = F.linear(norm(h, *own), *qkv).view(h.shape[0], -1, size)
     turned = qkv_heads[:, :heads]
     if qk_norm is not None:
         turned.copy_(norm(turned, None, own[1]) * qk_norm)
@@ -61,17 +54,15 @@ def project(
     return qkv_heads
 
 
-def close(mixed: Tensor, h: Tensor, out: Projection, change: Pair | None = None) -> Tensor:
+def close(mixed: Tensor, h: Tensor, out: Projection) -> Tensor:
     """u = h + attention, (R, D), from the heads' outputs (R, nh hs)."""
-    return linear(mixed, out, change).add_(h)
+    return F.linear(mixed, *out).add_(h)
 
 
-def feed(
-    u: Tensor, own: Norm, gate_up: Projection, down: Projection, changes: tuple[Pair | None, ...] = (None, None)
-) -> Tensor:
+def feed(u: Tensor, own: Norm, gate_up: Projection, down: Projection) -> Tensor:
     """u + MLP, (R, D); `own` is the norm before it."""
-    gate, up = linear(norm(u, *own), gate_up, changes[0]).chunk(2, 1)
-    return linear(F.silu(gate).mul_(up), down, changes[1]).add_(u)
+    gate, up = F.linear(norm(u, *own), *gate_up).chunk(2, 1)
+    return F.linear(F.silu(gate).mul_(up), *down).add_(u)
 
 
 def skip(
@@ -79,23 +70,16 @@ def skip(
     anchor: Tensor | None,
     reuse: str,
     gate: Tensor | None = None,
-    linear: tuple[Tensor, Tensor, float] | None = None,
-    mlp: Pair | None = None,
-    mlp_norm: Norm | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """A skipped layer: its output (R, D), and its correction d (R, D), None without one.
+    correction: tuple[Tensor, Tensor, float] | None = None,
+) -> Tensor:
+    """A skipped layer: its output (R, D).
 
     Args:
         anchor: as in `rules.reused`.
         gate: the same.
-        linear: as in `correction_of`.
-        mlp: the same.
-        mlp_norm: the norm before the MLP.
+        correction: A (r, D), B (D, r) and their scale.
     """
-    d = None
-    if linear is not None:
-        d = correction_of(h, linear, mlp, None if mlp_norm is None else lambda x: norm(x, *mlp_norm))
-    return rules.reused(reuse, h, anchor, gate, d), d
+    return rules.reused(reuse, h, anchor, gate, None if correction is None else low_rank(h, *correction))
 
 
 def head(h: Tensor, last: Norm, matrix: Tensor) -> Tensor:
@@ -115,7 +99,7 @@ class Functions(NamedTuple):
     project: Callable[..., Tensor] = project
     close: Callable[..., Tensor] = close
     feed: Callable[..., Tensor] = feed
-    skip: Callable[..., tuple[Tensor, Tensor | None]] = skip
+    skip: Callable[..., Tensor] = skip
     head: Callable[..., Tensor] = head
     choose: Callable[..., tuple[Tensor, Tensor]] = choose
 

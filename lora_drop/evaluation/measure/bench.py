@@ -26,7 +26,7 @@ from lora_drop.decode.clock import Clock
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import step_bytes
-from lora_drop.method.schedule import NO_TRIGGERS, Schedule, baseline_schedule
+from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.tokens import encode_prompt, encode_text
 from lora_drop.run.report.report import Report
@@ -247,8 +247,7 @@ def _lanes(loaded: LoadedModel, config: LoraDropConfig) -> tuple[dict[str, LaneP
 def head_only(loaded: LoadedModel, config: LoraDropConfig) -> LanePlan | None:
     """The full model with the screened head at a config's LoRA steps; None where its adapters have none."""
     # Everything else as it is, so that `auto` finds the same adapters.
-    changes = {"drop_layers": (), "head": "screened", "parts": "auto", "accept": 0.0}
-    alone = config.replace(**changes, **NO_TRIGGERS)
+    alone = config.replace(drop_layers=(), head="screened", corrections=True, accept=0.0, refresh_entropy=None)
     schedule = alone.schedule_for(loaded.num_layers)
     try:
         bank, _ = find_bank(loaded, alone, schedule)

@@ -131,16 +131,13 @@ class LaneSteps:
     def did(self, step: int) -> list[str]:
         """By layer what it did at a step, in words."""
         config, record = self._config, self.steps[step]
-        dropped, kept = set(config["dropped"]), config.get("extras", {}).get("kept", 0)
-        first = min(dropped, default=len(record.active))
+        dropped = set(config["dropped"])
         writes = config.get("kv") == "write" and config.get("refresh") != "repair"
         skipped = "attention skipped" if config.get("part") == "attention" else "skipped"
         words = []
         for layer, ran in enumerate(record.active):
             if not ran:
                 words.append(f"{skipped}, K/V written" if writes else skipped)
-            elif record.kind == "lora":
-                words.append("ran, adapted" if kept and layer > first else "ran")
             else:
                 words.append("refreshed" if layer in dropped and record.kind == "refresh" and self._skips else "ran")
         return words

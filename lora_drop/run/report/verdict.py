@@ -149,7 +149,7 @@ def _corrections(config: dict[str, Any]) -> str | None:
     """None where corrections ran (or the trace does not say), else `off` by request or `missing`."""
     if config.get("rank") or "rank" not in config:
         return None
-    return "off" if config.get("adapters") == "none" or config.get("parts") == "none" else "missing"
+    return "off" if config.get("adapters") == "none" or config.get("corrections") is False else "missing"
 
 
 def _speed_facts(report: Report) -> Facts:
@@ -201,7 +201,7 @@ def _third_facts(report: Report, config: dict[str, Any]) -> Facts | None:
         "lane": THIRD,
         "label": lane["label"],
         "is_bare": is_bare,
-        "is_uncorrected": is_bare and changed <= {"parts", "rank", "corrected", "extras"},
+        "is_uncorrected": is_bare and changed <= {"corrections", "rank", "corrected", "extras"},
         "accepted": report.lanes[THIRD].acceptance,
         "breaks_after": after,
         "how": how,

@@ -27,10 +27,9 @@ def lane_words(header: Header, lane: str) -> list[str]:
         is_screened = has_lora_steps and config.get("head") == "screened"
         return ["no layer skipped", *(["screened head"] if is_screened else [])]
     skipped = f"{len(config['dropped'])} of {header.model['layers']} layers skipped"
-    rank, extras = config.get("rank"), config.get("extras") or {}
-    parts = [f"{part} {extras[part]}" for part in ("mlp", "kept") if extras.get(part)]
-    corrections = " + ".join([f"corrections of rank {rank}", *parts]) if rank else "no corrections"
-    return [skipped, *rule_words(config), corrections]
+    rank = config.get("rank")
+    corrections = f"corrections of rank {rank}" if rank else "no corrections"
+    return list(dict.fromkeys([skipped, *rule_words(config), corrections]))
 
 
 def rule_words(config: Mapping[str, Any]) -> list[str]:

@@ -57,7 +57,7 @@ def _fact(row: Row, num_layers: int) -> Iterator[dict[str, Any]]:
         if schedule.is_baseline or not schedule.dropped:
             return
         accepted = row.get("accepted") if schedule.verifies else None
-        is_corrected = row.get("adapters") not in (None, "none") and row.get("parts") != "none"
+        is_corrected = row.get("adapters") not in (None, "none") and row.get("corrections", True)
         yield {
             "label": row.get("label") or _label(row),
             "reuse": schedule.reuse,

@@ -123,7 +123,7 @@ def measured_presets(
             if row["preset"] != name or not is_setting(row["config"], preset.config):
                 continue
             if row["adapters_fingerprint"] == taken:
-                (bare if row.get("parts") == "none" else rows)[name] = row
+                (rows if row.get("corrections", True) else bare)[name] = row
     if not rows:
         return Measured(missing="not measured with these presets and adapters")
     return Measured(rows, bare, {name: content[name] for name in ("model", "device", "data", "date")})
@@ -138,7 +138,7 @@ def idle_gain(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> dict[s
     """
 
     def resolved(one: LoraDropConfig) -> Any:
-        return one.schedule_for(loaded.num_layers), one.adapters, one.parts
+        return one.schedule_for(loaded.num_layers), one.adapters, one.corrections
 
     try:  # the run itself refuses settings that do not fit
         wanted = resolved(config)

@@ -10,7 +10,7 @@ from lora_drop.run.report.words import rule_words
 
 Row = dict[str, Any]
 # Settings that set groups apart, beside the rule.
-OTHERS = ("kv", "refresh", "accept", "own_repeats", "head", "parts", "drop_layers")
+OTHERS = ("kv", "refresh", "accept", "own_repeats", "head", "corrections", "drop_layers")
 
 
 class Group(NamedTuple):

@@ -18,7 +18,7 @@ from typing_extensions import TypedDict  # pydantic takes Python's own from 3.12
 from lora_drop.errors import LoraDropError
 from lora_drop.method.fields import RUN, SCHEDULE, Setting
 from lora_drop.method.kinds import Choice
-from lora_drop.method.schedule import TRIGGERS, StepKind
+from lora_drop.method.schedule import StepKind
 from lora_drop.method.settings import settings_of
 
 FORMAT: Final = "lora-drop-trace"
@@ -70,10 +70,8 @@ def _of_table(owner: str) -> dict[str, Any]:
 
 @with_config(ConfigDict(extra="forbid"))
 class ExtrasHeader(TypedDict, total=False):
-    """What LoRA steps read beside the paper's correction: `lora_drop.method.cost.Corrections`."""
+    """What LoRA steps read beside the corrections: `lora_drop.method.cost.Corrections`."""
 
-    mlp: Size
-    kept: Size
     head_rank: Size
     head_best: Size
     code_size: Factor
@@ -280,7 +278,7 @@ class Header(_Line):
 class StepRecord(_Line):
     """One step of a lane. `ms` is the time of the step on the lane's own clock; `kv_bytes` is the size of its caches
     after it; `entropy` is that of the step's unscaled logits, in nats, None of a `draft` (it took no pass); `active`
-    has a 1 for each layer that ran whole; `trigger`, of `TRIGGERS`, is the reason for an early refresh (a line has it
+    has a 1 for each layer that ran whole; `trigger` is the reason for an early refresh (a line has it
     only then); `rows` are the tokens that the pass ran through the skipped layers (a line has it only where they are
     more than one); `top` are the likeliest next tokens by the step's unscaled logits with their probabilities, the
     likeliest first. `outside` is the part of `ms` outside the decoder's kernels (a line has it only where the decoder
@@ -295,7 +293,7 @@ class StepRecord(_Line):
     ms: Number
     kv_bytes: Bytes
     entropy: Number | None
-    trigger: Annotated[str, Field(pattern=f"^({'|'.join(TRIGGERS)})$")] | None = None
+    trigger: Literal["entropy"] | None = None
     rows: Annotated[int, Field(strict=True, ge=1, le=10**4)] = 1
     top: Top | None = None
     outside: Number | None = None
