@@ -33,6 +33,7 @@ from lora_drop.run.prompts import PromptCache
 from lora_drop.run.race import owned, take_turns
 from lora_drop.run.report.report import Report
 from lora_drop.run.request import Plan, Request, plan
+from lora_drop.run.results.preset_results import preset_figures
 from lora_drop.run.summary import summarise
 from lora_drop.run.trace.records import (
     BASELINE,
@@ -170,9 +171,6 @@ def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decod
     device: Any = describe_device(loaded.device) | {"decoder": decoder.name}
     device |= {"kernels": decoder.kernels} if decoder.kernels else {}
     sampling = {one.name: getattr(request, one.name) for one in settings_of(RUN) if one.name not in ELSEWHERE}
-    is_audited = request.audit and BASELINE in checked.lanes
-    schedules = [lane.schedule for lane in checked.lanes.values()]
-    verifies = any(schedule.verifies for schedule in schedules)
     return Header(
         lanes=lanes,
         model=model,
@@ -185,8 +183,7 @@ def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decod
             **({"lanes": request.lanes} if request.lanes not in LISTS else {}),
             "notes": checked.notes,
         },
-        idle=request.idle,
-        version=3 if any(schedule.lookup for schedule in schedules) else 2 if is_audited or verifies else 1,
+        preset_figures=preset_figures(loaded, request.config),
         software={name: metadata.version(name) for name in ("torch", "transformers")}
         | {"python": platform.python_version()},
     )

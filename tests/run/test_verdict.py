@@ -24,7 +24,7 @@ from tests.support.recount import check, recount
 EXACT = {"refresh": "repair", "kv": "write"}
 WIDE = {"layers": (1, 4), "drop_ratio": 1.0}
 BANK = object()  # in a case: the bank with all parts
-IDLE = {"preset": "fast", "speedup": 1.234, "device": "a 3-core machine"}
+QUIET = {"preset": "fast", "speedup": 1.234, "device": "a 3-core machine"}
 # Name: settings of the schedule, of the run, the kind of the verdict (None: by the text), and facts that it has.
 CASES = {
     "period 1": ({"period": 1}, {}, "nothing_skipped", {"nothing": "period"}),
@@ -44,7 +44,7 @@ CASES = {
     "accept, sampled": (WIDE | EXACT | {"accept": 0.6}, {"temperature": 0.8}, None, {"loss_of": None}),
     "no audit": (WIDE, {"audit": False}, None, {"quality_loss": None, "reads": None}),
     "alone": (WIDE, {"lanes": "lora-drop"}, None, {"words": None, "speedup": None, "speed": None, "bound": None}),
-    "few": (WIDE, {"max_new_tokens": 6, "idle": IDLE}, None, {"speed": "short", "idle": IDLE}),
+    "few": (WIDE, {"max_new_tokens": 6}, None, {"speed": "short", "preset_figures": QUIET}),
 }
 
 
@@ -66,8 +66,9 @@ def lines_of(trace):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_fact_is_counted_again(tiny, bank_folder, name):
+def test_each_fact_is_counted_again(tiny, bank_folder, name, monkeypatch):
     rules, wanted, kind, facts = CASES[name]
+    monkeypatch.setattr("lora_drop.run.run.preset_figures", lambda loaded, config: facts.get("preset_figures"))
     trace = trace_of(tiny, rules, wanted, bank_folder)
     concluded = trace.summary.verdict
     check(concluded["facts"], recount(lines_of(trace)))
@@ -238,7 +239,7 @@ FACTS = {
     "speedup_interval": [1.18, 1.22],
     "bound": 1.4,
     "by_chance": False,
-    "idle": None,
+    "preset_figures": None,
     "kv_saved": 0.204,
     "words": {"full": 30, "lane": 32, "all": 34, "differ": 12, "first": 4},
     "first_token": 6,
@@ -262,7 +263,7 @@ SENTENCES = {
         "above the bound": {"by_chance": True},
         "slower": {"speed": "slower", "speedup": 0.804, "speedup_interval": [0.79, 0.81]},
         "as fast": {"speed": "same", "speedup": 1.004, "speedup_interval": [0.99, 1.02]},
-        "noisy": {"speed": "noisy", "idle": IDLE},
+        "noisy": {"speed": "noisy", "preset_figures": QUIET},
         "short": {"speed": "short", "speedup_interval": None},
         "reference": {"speed": "reference", "speedup": None},
         "alone": {"speed": None, "words": None, "kv_saved": None, "skipped_share": None},

@@ -54,7 +54,7 @@ def untimed_words(facts: Facts) -> str | None:
     if facts["speed"] == "reference":
         return "the reference decoder makes no claim of speed"
     why = "this run is too short to time" if facts["speed"] == "short" else "this run\u2019s timing is noisy"
-    quiet = (facts["idle"] or {}).get("speedup")
+    quiet = (facts["preset_figures"] or {}).get("speedup")
     return f"{_quiet(quiet)}; {why}" if quiet else why
 
 
@@ -66,7 +66,7 @@ def _quiet(gain: float) -> str:
 
 def _gains_nothing(facts: Facts) -> bool:
     """Whether the run's own speed, or where it is no headline that of a quiet machine, is no gain."""
-    quiet = (facts["idle"] or {}).get("speedup")
+    quiet = (facts["preset_figures"] or {}).get("speedup")
     return facts["speed"] in ("same", "slower") if is_timed(facts) else quiet is not None and quiet <= GAIN
 
 
@@ -133,7 +133,7 @@ def _line(kind: str, facts: Facts) -> Iterator[str]:
         yield f"The full model\u2019s own answer goes in circles from word {loop + 1} on."
     if kind != "stopped" and not is_timed(facts) and (words := untimed_words(facts)):
         yield f"{words[:1].upper()}{words[1:]}."
-    head = (facts["idle"] or {}).get("head_speedup")
+    head = (facts["preset_figures"] or {}).get("head_speedup")
     if head and facts["head"] == "screened" and kind != "stopped":
         yield f"LoRA-Drop\u2019s screened head (a cheaper output layer) alone: {head:.2f}\u00d7 here."
     if facts["accept"] and facts["skipped_share"] is not None and facts["skipped_share"] <= 0:

@@ -123,8 +123,7 @@ def _accepted_without(report: Report, third: Facts | None) -> float | None:
     nothing else, else as measured for the preset."""
     if third is not None and third["is_uncorrected"]:
         return report.lanes[THIRD].acceptance
-    idle: dict[str, Any] = dict(report.trace.header.idle or {})
-    return idle.get("accepted_without")
+    return (report.trace.header.preset_figures or {}).get("accepted_without")
 
 
 def _stopped_by(report: Report) -> str | None:
@@ -170,7 +169,7 @@ def _speed_facts(report: Report) -> Facts:
         "speedup_interval": interval,
         "bound": bound,
         "by_chance": is_by_chance(speedup, bound),
-        "idle": report.trace.header.idle,
+        "preset_figures": report.trace.header.preset_figures,
         "kv_saved": figures["kv_saved"] if has_baseline else None,
     }
 

@@ -22,7 +22,7 @@ from lora_drop.method.schedule import TRIGGERS, StepKind
 from lora_drop.method.settings import settings_of
 
 FORMAT: Final = "lora-drop-trace"
-VERSIONS: Final = (1, 2, 3)  # 2 where tokens may be taken back, or quality is audited; 3 with drafts without a pass
+VERSION: Final = 4
 BASELINE, LORA_DROP, THIRD = "baseline", "lora_drop", "third"  # ids of the lanes of a run
 MAX_LANES = 16  # the reader and the page go through all lanes at every step
 MAX_LAYERS = 1000  # of a model, and the length of a list of layers
@@ -158,7 +158,7 @@ class DeviceHeader(TypedDict):
 
 
 @with_config(MORE)
-class Idle(TypedDict):
+class PresetFigures(TypedDict):
     """What was measured of a preset before the run: its speedup when this machine was quiet, that of the full model
     with the screened head alone, and the machine's name; and the share of its drafts that the full model accepts
     without corrections."""
@@ -230,7 +230,7 @@ class _Line:
 class Header(_Line):
     """The first line: lanes, model, device, prompt and settings.
 
-    `idle` is what was measured of the preset that was run; a line has it only for a preset.
+    `preset_figures` is what was measured of the preset that was run; a line has it only for a preset.
     """
 
     lanes: Annotated[list[LaneHeader], Field(min_length=1, max_length=MAX_LANES)]
@@ -243,10 +243,10 @@ class Header(_Line):
     sampling: Sampling = field(default_factory=dict)
     type: Literal["header"] = "header"
     format: Literal["lora-drop-trace"] = FORMAT
-    version: Literal[1, 2, 3] = 1
-    idle: Idle | None = None
+    version: Literal[4] = VERSION
+    preset_figures: PresetFigures | None = None
 
-    _optional = ("idle",)
+    _optional = ("preset_figures",)
 
     def is_right(self) -> bool:
         """Checks that the types cannot make. A lane without `dropped` gets an empty one."""
@@ -447,9 +447,11 @@ def read_line(line: bytes) -> Record:
     if kind == "header":
         if values["format"] != FORMAT:
             raise LoraDropError("this is another format.")
-        if values["version"] not in VERSIONS:
-            versions = f"1 to {VERSIONS[-1]}"
-            raise LoraDropError(f"this is version {values['version']!r} of the format; this program reads {versions}.")
+        if values["version"] != VERSION:
+            raise LoraDropError(
+                f"this is version {values['version']!r} of the format; this program reads only version {VERSION}: "
+                "record the run again."
+            )
     cls, types = _readers()[kind]
     try:
         types.validate_python(values)
@@ -483,5 +485,5 @@ def _readers() -> dict[str, tuple[type[Record], TypeAdapter]]:
 def trace_schema() -> dict[str, Any]:
     """JSON Schema of one line of a trace, from the types that check a file; `assets/trace.schema.json` is its copy."""
     schema = TypeAdapter(Annotated[Record, Field(discriminator="type")]).json_schema()
-    about = {"$id": f"urn:{FORMAT}:{VERSIONS[-1]}", "title": f"{FORMAT}, versions 1 to {VERSIONS[-1]}: one line"}
+    about = {"$id": f"urn:{FORMAT}:{VERSION}", "title": f"{FORMAT}, version {VERSION}: one line"}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **about, **schema}
