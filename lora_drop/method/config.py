@@ -114,7 +114,6 @@ class LoraDropConfig:
         row="refresh",
         metavar="NATS",
         words="refresh at entropy {}",
-        since=2,
     )
     refresh_norm: float | None = setting(
         None,
@@ -125,7 +124,6 @@ class LoraDropConfig:
         row="refresh",
         metavar="SHARE",
         words="refresh at norm {}",
-        since=2,
     )
     refresh: Refresh = setting(
         "single",
@@ -134,7 +132,6 @@ class LoraDropConfig:
         label="A full step reads",
         info="All since the last one: drift falls to 0 at each full step, which then takes longer.",
         words="full steps repair",
-        since=3,
     )
     accept: float = setting(
         0.0,
@@ -147,7 +144,6 @@ class LoraDropConfig:
         row="drop",
         main=True,
         words="accept {}",
-        since=3,
     )
     head: Head = setting(
         "full",
@@ -157,7 +153,6 @@ class LoraDropConfig:
         info="Screened: LoRA steps get narrower in the race.",
         row="parts",
         words="screened head",
-        since=3,
     )
     parts: CorrectionParts = setting(
         "auto",
@@ -167,7 +162,6 @@ class LoraDropConfig:
         info="Fewer parts: faster LoRA steps, more drift.",
         row="parts",
         words="parts {}",
-        since=3,
     )
     own_repeats: bool = setting(
         False,
@@ -177,7 +171,6 @@ class LoraDropConfig:
         info="On: guesses start fewer circles; a few more are rejected.",
         row="parts",
         words="no guessed repeats",
-        since=4,
     )
 
     def __post_init__(self) -> None:

@@ -136,19 +136,6 @@ class SpeedOfK:
 
 
 SPEEDS_OF_K = (SpeedOfK(1, 1.35, 1.45), SpeedOfK(2, 1.45, 1.55), SpeedOfK(5, 1.75, 1.85))
-SPEEDS_OF_K_SOURCE = f"{SOURCE}, its table over k at p 0.5, second-hand: from a summary of it"
-
-# hosseinbv/LoRA-Drop: what its training and inference scripts set.
-REFERENCE_CODE = {
-    "loss": "cross-entropy on the next token; the teacher's loss is commented out",
-    "r": 8,
-    "alpha": 16,
-    "learning_rate": 1e-5,
-    "tokens": 4096,
-    "trained": "the corrections; the backbone is frozen",
-    "training_cycle": 4,
-    "inference": "every fourth layer runs at each step, and every eighth token is full besides",
-}
 
 
 def in_safe_zone(drop_ratio: float, period: int) -> bool:

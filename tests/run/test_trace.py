@@ -84,7 +84,7 @@ def test_a_trace_cut_anywhere_reads():
         (as_bytes([header(), audit(3)]), "before it ran"),
         (as_bytes([*records()[:4], dataclasses.replace(audit(1), drift=[], cosine=[])]), "other layers"),
         (as_bytes([header(), summary(lanes=())]), "other lanes"),
-        (as_bytes([dataclasses.replace(header(), version=3)]), "version 3 of the format; this program reads only version 4"),
+        (as_bytes([dataclasses.replace(header(), version=3)]), "version 3 of the format; this .* only version 4"),
         (as_bytes([dataclasses.replace(header(), format="other")]), "another format"),
         (as_bytes([header()]) + b"nonsense\n" + as_bytes(records()[1:]), "line 2"),
     ],
