@@ -157,7 +157,7 @@ def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decod
         }
         method = {"method": lane.method} if lane.method else {}
         lanes.append({"id": name, "label": lane.label, **method, "config": config})
-    # Any: these two have keys that the trace's types do not name.
+    # Any: these have keys that the trace's types do not name.
     model: Any = {
         "id": loaded.id,
         "revision": loaded.revision,
@@ -170,7 +170,8 @@ def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decod
     }
     device: Any = describe_device(loaded.device) | {"decoder": decoder.name}
     device |= {"kernels": decoder.kernels} if decoder.kernels else {}
-    sampling = {one.name: getattr(request, one.name) for one in settings_of(RUN) if one.name not in ELSEWHERE}
+    sampling: Any = {one.name: getattr(request, one.name) for one in settings_of(RUN) if one.name not in ELSEWHERE}
+    sampling |= {"lanes": request.lanes} if request.lanes not in LISTS else {}
     return Header(
         lanes=lanes,
         model=model,
@@ -178,11 +179,7 @@ def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decod
         prompt=request.prompt,
         prompt_tokens=len(checked.prompt_ids),
         seed=request.seed,
-        sampling={
-            **sampling,
-            **({"lanes": request.lanes} if request.lanes not in LISTS else {}),
-            "notes": checked.notes,
-        },
+        sampling=sampling | {"notes": checked.notes},
         preset_figures=preset_figures(loaded, request.config),
         software={name: metadata.version(name) for name in ("torch", "transformers")}
         | {"python": platform.python_version()},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lora_drop.run.report.headline import headline, refuses
-from tests.run.test_verdict import FACTS, QUIET, SAME
+from tests.run.test_verdict import QUIET, SAME, facts_with
 from tests.support.golden import check_golden
 
 GUESSES = {"accept": 0.15, "accepted": 0.953, "accepted_without": 0.64}
@@ -35,8 +35,7 @@ CASES = {
 
 @pytest.fixture
 def headlines():
-    facts = FACTS | {"accepted": None, "accepted_without": None, "refuses": False}
-    return {name: headline(kind, facts | changes) for name, (kind, changes) in CASES.items()}
+    return {name: headline(kind, facts_with(changes)) for name, (kind, changes) in CASES.items()}
 
 
 def test_the_figures_of_each_kind(headlines):

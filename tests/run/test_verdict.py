@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from typing import Any
 
 import pytest
 
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import preset_named, presets_for
 from lora_drop.run.exports.html import wire_text
+from lora_drop.run.report.facts import Facts, ThirdFacts
 from lora_drop.run.report.report import Report
 from lora_drop.run.report.verdict import conclusions, facts_of, kind_of, sentence, verdict
 from lora_drop.run.request import Request
@@ -140,7 +143,7 @@ TIMES = {"p": 20.0, "l": 4.0, "r": 10.0}
 
 
 def facts(*records):
-    return facts_of(Report.of(gathered(*records)))
+    return asdict(facts_of(Report.of(gathered(*records))))
 
 
 @pytest.mark.parametrize(
@@ -220,7 +223,7 @@ def test_the_kind_is_the_first_that_fits():
         ({"nothing": "head", "accept": 1, "words": same}, "nothing_skipped"),
         ({"stopped": "cut", "nothing": "head"}, "stopped"),
     ):
-        assert kind_of(base | changes) == kind, changes
+        assert kind_of(facts_with(base | changes)) == kind, changes
 
 
 # The facts of a plain run; each case of a kind changes some.
@@ -250,12 +253,25 @@ FACTS = {
     "absurd_word": None,
     "baseline_collapsed_word": None,
     "third": None,
+    "no_kernels": False,
+    "accepted": None,
+    "accepted_without": None,
+    "refuses": False,
 }
 SAME = {"words": FACTS["words"] | {"first": None, "differ": 0}}
 BARE = {
     **{"lane": THIRD, "label": "Without corrections", "is_bare": True, "breaks_after": None, "how": None},
-    **{name: FACTS[name] for name in ("words", "reads", "quality_loss")},
+    **{name: FACTS[name] for name in ("words", "first_token", "reads", "quality_loss", "loss_of", "refuses")},
+    **{"collapsed_word": None, "absurd_word": None, "is_uncorrected": False, "accepted": None},
 }
+
+
+def facts_with(changes: dict[str, Any]) -> Facts:
+    """The facts of a plain run, with some changed."""
+    values = FACTS | changes
+    return Facts(**values | {"third": values["third"] and ThirdFacts(**values["third"])})
+
+
 SENTENCES = {
     "compared": {
         "plain": {},
@@ -299,7 +315,7 @@ SENTENCES = {
 
 def test_the_sentence_of_each_kind():
     written = {
-        f"{kind}: {name}": sentence(kind, FACTS | changes)
+        f"{kind}: {name}": sentence(kind, facts_with(changes))
         for kind, cases in SENTENCES.items()
         for name, changes in cases.items()
     }

@@ -79,29 +79,36 @@ class ExtrasHeader(TypedDict, total=False):
     code_size: Factor
 
 
-if TYPE_CHECKING:  # a type checker does not read the table
-    LaneConfig = dict[str, Any]
-    Sampling = dict[str, Any]
-else:
-    # A lane's settings, all optional; without `dropped` (the resolved layers) it skips nothing.
-    LaneConfig = TypedDict(
-        "LaneConfig",
-        {
-            **_of_table(SCHEDULE),
-            "dropped": Layers,
-            "corrected": Layers | None,
-            "rank": Size,
-            "extras": ExtrasHeader,
-            "prunes": bool,
-            "lookup": Size,
-        },
-        total=False,
-    )
-    with_config(MORE)(LaneConfig)
+if TYPE_CHECKING:  # a type checker does not read the table; what reads a setting by its name takes it from `Schedule`
 
-    # The settings of the run.
-    Sampling = TypedDict("Sampling", {**_of_table(RUN), "notes": list[Any]}, total=False)
-    with_config(MORE)(Sampling)
+    class _ScheduleSettings(TypedDict):
+        pass
+
+    class _RunSettings(TypedDict):
+        pass
+else:
+    _ScheduleSettings = TypedDict("_ScheduleSettings", _of_table(SCHEDULE), total=False)
+    _RunSettings = TypedDict("_RunSettings", _of_table(RUN), total=False)
+
+
+@with_config(MORE)
+class LaneConfig(_ScheduleSettings, total=False):
+    """A lane's settings, and what they come to on its model. Without `dropped`, its layers, it skips nothing."""
+
+    dropped: Layers
+    corrected: Layers | None
+    rank: Size
+    extras: ExtrasHeader
+    bank: Text
+    prunes: bool
+    lookup: Size
+
+
+@with_config(MORE)
+class Sampling(_RunSettings, total=False):
+    """The settings of the run, and its notes for the user."""
+
+    notes: list[Any]
 
 
 @with_config(MORE)
@@ -240,7 +247,7 @@ class Header(_Line):
     prompt_tokens: Annotated[int, Field(strict=True, ge=0, le=10**8)]
     seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
     software: dict[str, Any]
-    sampling: Sampling = field(default_factory=dict)
+    sampling: Sampling = field(default_factory=Sampling)
     type: Literal["header"] = "header"
     format: Literal["lora-drop-trace"] = FORMAT
     version: Literal[4] = VERSION
@@ -255,8 +262,8 @@ class Header(_Line):
         if shape.get("num_layers", layers) != layers or len(shape.get("layer_sizes") or range(layers)) != layers:
             return False
         for lane in self.lanes:
-            config = lane["config"]
-            config.setdefault("dropped", [])
+            lane["config"].setdefault("dropped", [])
+            config: dict[str, Any] = dict(lane["config"])
             named = [config.get(name) or [] for name in ("dropped", "corrected", "drop_layers")]
             if any(len(set(some)) != len(some) for some in named):
                 return False
@@ -278,13 +285,19 @@ class Header(_Line):
 
 @dataclass(frozen=True)
 class StepRecord(_Line):
-    """One step of a lane. `ms` is the time of the step on the lane's own clock; `kv_bytes` is the size of its caches
-    after it; `entropy` is that of the step's unscaled logits, in nats, None of a `draft` (it took no pass); `active`
-    has a 1 for each layer that ran whole; `trigger`, of `TRIGGERS`, is the reason for an early refresh (a line has it
-    only then); `rows` are the tokens that the pass ran through the skipped layers (a line has it only where they are
-    more than one); `top` are the likeliest next tokens by the step's unscaled logits with their probabilities, the
-    likeliest first. `outside` is the part of `ms` outside the decoder's kernels (a line has it only where the decoder
-    counts them). `thought`: the token belongs to what the model thinks before it answers (a line has it only then)."""
+    """One step of a lane. A line has each of the last five only where it differs from its default.
+
+    Attributes:
+        active: 1 for each layer that ran whole.
+        ms: time of the step on the lane's own clock.
+        kv_bytes: of the lane's caches after it.
+        entropy: of its unscaled logits, in nats; None of a `draft`, which takes no pass.
+        trigger: why a refresh came early, of `TRIGGERS`.
+        rows: tokens that the pass ran through the skipped layers.
+        top: the likeliest next tokens by its unscaled logits, with their probabilities, the likeliest first.
+        outside: the part of `ms` outside the decoder's kernels, where the decoder counts them.
+        thought: the token belongs to what the model thinks before it answers.
+    """
 
     lane: str
     step: StepNumber
