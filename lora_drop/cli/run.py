@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import chain
@@ -41,13 +40,11 @@ def run(args: argparse.Namespace) -> None:
     """Run the command."""
     config = config_from(vars(args), args.model)
     from lora_drop.run.request import Request
-    from lora_drop.run.results.preset_results import idle_gain
     from lora_drop.run.run import run as run_lanes
 
     prompt = _read_stdin() if args.prompt == "-" else args.prompt
     request = Request(prompt, config, **read_settings(args, settings_of(RUN)))
     loaded = load(args)
-    request = dataclasses.replace(request, idle=idle_gain(loaded, config))
     records = run_lanes(loaded, request)
     first = next(records)  # settings that do not fit the model are reported before the trace file is opened
     assert isinstance(first, Header)

@@ -112,7 +112,6 @@ class LoraDropConfig:
         row="refresh",
         metavar="NATS",
         words="refresh at entropy {}",
-        since=2,
     )
     refresh: Refresh = setting(
         "single",
@@ -121,7 +120,6 @@ class LoraDropConfig:
         label="A full step reads",
         info="All since the last one: drift falls to 0 at each full step, which then takes longer.",
         words="full steps repair",
-        since=3,
     )
     accept: float = setting(
         0.0,
@@ -134,7 +132,6 @@ class LoraDropConfig:
         row="drop",
         main=True,
         words="accept {}",
-        since=3,
     )
     head: Head = setting(
         "full",
@@ -144,7 +141,6 @@ class LoraDropConfig:
         info="Screened: LoRA steps get narrower in the race.",
         row="parts",
         words="screened head",
-        since=3,
     )
     corrections: bool = setting(
         True,
@@ -153,7 +149,6 @@ class LoraDropConfig:
         info="Off: more drift. A screened head stays.",
         row="parts",
         words="no corrections",
-        since=3,
     )
     own_repeats: bool = setting(
         False,
@@ -163,7 +158,6 @@ class LoraDropConfig:
         info="On: guesses start fewer circles; a few more are rejected.",
         row="parts",
         words="no guessed repeats",
-        since=4,
     )
 
     def __post_init__(self) -> None:

@@ -290,11 +290,6 @@ def chance_of(accepted: float, drafts: int) -> float:
     return round(high, 4)
 
 
-def verified_bound(bound: float, period: int, accepted: float) -> float:
-    """A bound if only this share of the drafts is accepted: a cycle reads the same, but keeps fewer tokens."""
-    return bound * (1 + accepted * (period - 1)) / period
-
-
 @dataclass
 class BytesRead:
     """Bytes that a lane's passes have read so far, and the baseline for the same tokens.

@@ -41,8 +41,6 @@ class Setting:
         main: the control is in view; the others are folded.
         metavar: of the flag's value.
         words: how `setting_words` names a value, `{}`, that is not the default; empty: it leaves the setting out.
-        since: round in which it joined the API. Callers may count positions, so parameters are in the order of these
-            rounds, and a new setting takes the next number.
     """
 
     name: str
@@ -57,7 +55,6 @@ class Setting:
     main: bool = False
     metavar: str | None = None
     words: str = ""
-    since: int = 1
 
     @property
     def flag(self) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from lora_drop.errors import LoraDropError, did_you_mean
 from lora_drop.method.config import MAX_PERIOD, MAX_REPAIR, LoraDropConfig, default_range
-from lora_drop.method.presets import ALIASES, BUNDLED_ORDER, COMPARISONS, PRESETS, is_bundled, presets_for
+from lora_drop.method.presets import BUNDLED_ORDER, COMPARISONS, PRESETS, is_bundled, presets_for
 from lora_drop.method.schedule import dropped_layers
 
 FULL, OWN = "full", "lora-drop"  # the full model, and LoRA-Drop with the run's settings
@@ -170,7 +170,7 @@ def lanes_of(text: str, compare: str | None = None) -> tuple[str, ...]:
     names = LISTS.get(text) or tuple(part.strip() for part in text.split(","))
     for name in names:
         plain = name.partition(":")[0]
-        if ALIASES.get(plain, plain) not in METHODS:
+        if plain not in METHODS:
             hint = did_you_mean(plain, METHODS)
             raise LoraDropError(f"there is no method {plain!r}; the methods are {', '.join(METHODS)}.{hint}")
     if len(set(names)) != len(names):
@@ -200,7 +200,6 @@ def method_lane(name: str, num_layers: int, model: str, own: LoraDropConfig | No
         LoraDropError: a parameter is missing a value that this model allows.
     """
     plain, *texts = name.split(":")
-    plain = ALIASES.get(plain, plain)
     method = METHODS[plain]
     if len(texts) > len(method.parameters):
         names = ", ".join(one.name for one in method.parameters) or "none"

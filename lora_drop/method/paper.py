@@ -136,7 +136,6 @@ class SpeedOfK:
 
 
 SPEEDS_OF_K = (SpeedOfK(1, 1.35, 1.45), SpeedOfK(2, 1.45, 1.55), SpeedOfK(5, 1.75, 1.85))
-SPEEDS_OF_K_SOURCE = f"{SOURCE}, its table over k at p 0.5, second-hand: from a summary of it"
 
 
 def in_safe_zone(drop_ratio: float, period: int) -> bool:

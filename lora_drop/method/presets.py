@@ -65,7 +65,6 @@ PRESETS = {
         ),
     )
 }
-ALIASES = {"kv-saver": "memory"}  # former names
 READABLE = "balanced"  # with trained adapters its text reads well by the measure of quality.py
 
 # Layers of the bundled model, the cheapest to skip first. At the same bound they lose far less than evenly spaced ones
@@ -120,13 +119,13 @@ def presets_for(model: str) -> dict[str, Preset]:
 
 
 def preset_named(name: str, model: str) -> Preset:
-    """A preset by its name or a former one.
+    """A preset by its name.
 
     Raises:
         LoraDropError: no such preset.
     """
     presets = presets_for(model)
-    preset = presets.get(ALIASES.get(name, name)) if isinstance(name, str) else None
+    preset = presets.get(name) if isinstance(name, str) else None
     if preset is None:
         hint = did_you_mean(str(name), presets)
         raise LoraDropError(f"there is no preset {name!r}; the presets are {', '.join(presets)}.{hint}")

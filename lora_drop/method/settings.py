@@ -30,7 +30,6 @@ class CallSettings:
         None,
         "bundled, a Hub id, a folder, a GGUF file (of the Hub: OWNER/NAME/FILE.gguf), or random:SHAPE",
         allowed="a model",
-        since=3,
     )
 
 
@@ -108,7 +107,6 @@ class RunSettings:
         None,
         "add a third lane: corrections-off changes nothing else, bare rejects no draft either, screened-head is the "
         "full model with that head, adapters-off turns off corrections and head, the others are reuse rules",
-        since=2,
     )
     system: str | None = setting(
         None,
@@ -117,7 +115,6 @@ class RunSettings:
         label="System message",
         info="Comes before the prompt, in every lane.",
         words="with a system message",
-        since=5,
     )
     thinking: Thinking = setting(
         "auto",
@@ -127,7 +124,6 @@ class RunSettings:
         info="For models with that choice. Thoughts are shown apart.",
         row="template",
         words="thinking {}",
-        since=5,
     )
     plain: bool = setting(
         False,
@@ -136,17 +132,10 @@ class RunSettings:
         info="On: the prompt is continued, not answered.",
         row="template",
         words="no chat template",
-        since=5,
     )
 
 
-# In the order of the rounds in which they joined the API: its callers may count positions.
-SETTINGS = tuple(
-    sorted(
-        (*settings_in(CallSettings), *settings_in(LoraDropConfig), *settings_in(RunSettings)),
-        key=lambda one: one.since,
-    )
-)
+SETTINGS = (*settings_in(CallSettings), *settings_in(LoraDropConfig), *settings_in(RunSettings))
 BY_NAME = {one.name: one for one in SETTINGS}
 
 

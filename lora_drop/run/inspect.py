@@ -267,7 +267,7 @@ def inspect(loaded: LoadedModel, header: Header, about: dict[str, Any], window: 
     """A step of a lane, with what the second reading of its text adds.
 
     Args:
-        about: of `report.steps.about_step`.
+        about: one of `report.steps.about_steps`.
 
     Returns:
         `about`. Its `layers` also have `drift` (||x_hat - x|| / ||x|| of the layer's output), `lens` and
@@ -288,7 +288,7 @@ def inspect(loaded: LoadedModel, header: Header, about: dict[str, Any], window: 
     for i, layer in enumerate(about["layers"]):
         layer |= {"drift": drifts[i], "lens": lenses[i], "full_lens": lenses[count + i]}
     about["full"] = lenses[-1]
-    if about["top"][lane]["tokens"] is None:  # an older trace
+    if about["top"][lane]["tokens"] is None:  # of a draft without a pass
         about["top"][lane]["tokens"] = lenses[count - 1]
     again = window.repaired.get(step)
     if about["refresh"] and again is not None:

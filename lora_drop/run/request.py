@@ -36,13 +36,9 @@ class _Question:
 class Request(RunSettings, _Question):  # the fields of the last base come first: prompt, config
     """A run's prompt, its schedule's config and its settings, named as on the command line.
 
-    `idle` is what was measured for the config before the run, if anything; the trace's header repeats it.
-
     Raises:
         LoraDropError: a value is not allowed on any model.
     """
-
-    idle: Any = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str) or not self.prompt.strip():

@@ -33,6 +33,7 @@ from lora_drop.run.prompts import PromptCache
 from lora_drop.run.race import owned, take_turns
 from lora_drop.run.report.report import Report
 from lora_drop.run.request import Plan, Request, plan
+from lora_drop.run.results.preset_results import preset_figures
 from lora_drop.run.summary import summarise
 from lora_drop.run.trace.records import (
     BASELINE,
@@ -156,7 +157,7 @@ def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decod
         }
         method = {"method": lane.method} if lane.method else {}
         lanes.append({"id": name, "label": lane.label, **method, "config": config})
-    # Any: these two have keys that the trace's types do not name.
+    # Any: these have keys that the trace's types do not name.
     model: Any = {
         "id": loaded.id,
         "revision": loaded.revision,
@@ -169,10 +170,8 @@ def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decod
     }
     device: Any = describe_device(loaded.device) | {"decoder": decoder.name}
     device |= {"kernels": decoder.kernels} if decoder.kernels else {}
-    sampling = {one.name: getattr(request, one.name) for one in settings_of(RUN) if one.name not in ELSEWHERE}
-    is_audited = request.audit and BASELINE in checked.lanes
-    schedules = [lane.schedule for lane in checked.lanes.values()]
-    verifies = any(schedule.verifies for schedule in schedules)
+    sampling: Any = {one.name: getattr(request, one.name) for one in settings_of(RUN) if one.name not in ELSEWHERE}
+    sampling |= {"lanes": request.lanes} if request.lanes not in LISTS else {}
     return Header(
         lanes=lanes,
         model=model,
@@ -180,13 +179,8 @@ def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decod
         prompt=request.prompt,
         prompt_tokens=len(checked.prompt_ids),
         seed=request.seed,
-        sampling={
-            **sampling,
-            **({"lanes": request.lanes} if request.lanes not in LISTS else {}),
-            "notes": checked.notes,
-        },
-        idle=request.idle,
-        version=3 if any(schedule.lookup for schedule in schedules) else 2 if is_audited or verifies else 1,
+        sampling=sampling | {"notes": checked.notes},
+        preset_figures=preset_figures(loaded, request.config),
         software={name: metadata.version(name) for name in ("torch", "transformers")}
         | {"python": platform.python_version()},
     )

@@ -36,7 +36,6 @@ def show(prompt: str, preset: str | None = "balanced", model: LoadedModel | str 
     # torch loads here: reading a trace needs none.
     from lora_drop.models.load import load_model
     from lora_drop.run.request import Request
-    from lora_drop.run.results.preset_results import idle_gain
     from lora_drop.run.run import run
 
     names = {one.name for one in settings_of(RUN)}
@@ -45,4 +44,4 @@ def show(prompt: str, preset: str | None = "balanced", model: LoadedModel | str 
     config = config_from({"preset": preset, **settings}, model if isinstance(model, str) else model.id)
     loaded = load_model(model) if isinstance(model, str) else model
     own = {name: value for name, value in settings.items() if name in names}
-    return gather(run(loaded, Request(prompt, config, idle=idle_gain(loaded, config), **own)))
+    return gather(run(loaded, Request(prompt, config, **own)))

@@ -56,8 +56,8 @@ def page_values(record: Record, lane_ids: list[str]) -> Any:
         For a header its object as in the file, with `main`, the lane that the run is about, `commands`, and `words`:
         `{"lanes": {lane: [text, ...]}, "run": [text, ...]}`, the settings of each lane and those of all lanes (tokens,
         sampling), as lists for the page to join. For a summary its object, with `words`: `{"speedup": text or null,
-        "lanes": {lane: text}}`, what to show instead of a speedup, and a note on lanes that loop. The others are
-        arrays; `lane` and `kind` are indices:
+        "lanes": {lane: text}}`. `speedup` is shown instead of a number that says too little; `lanes` has a note on
+        each lane that loops. The other records are arrays, in which `lane` and `kind` are indices:
 
         - step: `[lane, step, token_id, text, kind, ms, kv_bytes, entropy]`, and at an early refresh its
           trigger; of a thought that trigger or null, and 1. The active layers follow from the kind and the lane's

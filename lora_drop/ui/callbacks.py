@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -27,7 +26,6 @@ from lora_drop.run.report.report import Report
 from lora_drop.run.request import Request, prompt_ids_of
 from lora_drop.run.results.calibration import is_calibrated
 from lora_drop.run.results.pays import where_it_pays
-from lora_drop.run.results.preset_results import idle_gain
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import Header, Record, StepRecord, Summary, write_line
 from lora_drop.run.trace.trace import read_file, read_trace
@@ -140,7 +138,6 @@ class Callbacks:
             sets_up = loaded.device.type == "cuda"  # before the first token; then its time begins
             if sets_up:
                 clock.restart(SECONDS)
-            request = dataclasses.replace(request, idle=idle_gain(loaded, request.config))
             # ZeroGPU limits the time itself, and its flag crosses to another process.
             own = self._runner(loaded, self._prompts(session)), clock
             start, flag = (self._borrowed, stop) if self._borrowed else own

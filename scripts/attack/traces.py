@@ -24,7 +24,7 @@ def header(config: dict[str, Any] | None = None, layers: int = 3, label: str = L
     lanes = [("baseline", "full", {"period": 1}), (LANE, label, {"period": 4, "dropped": [1], **(config or {})})]
     model = {"id": "m", "dtype": "float32", "layers": layers, "shape": {**SHAPE, "num_layers": layers, **shape}}
     return {
-        **{"type": "header", "format": "lora-drop-trace", "version": 2, "model": model, "device": {"name": "a CPU"}},
+        **{"type": "header", "format": "lora-drop-trace", "version": 4, "model": model, "device": {"name": "a CPU"}},
         "lanes": [{"id": name, "label": words, "config": own} for name, words, own in lanes],
         **{"prompt": "?", "prompt_tokens": 2, "seed": 0, "software": {}},
     }

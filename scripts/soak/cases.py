@@ -14,7 +14,6 @@ from lora_drop.method.presets import config_from
 from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.request import Request
-from lora_drop.run.results.preset_results import idle_gain
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import StepRecord, write_line
 from lora_drop.run.trace.trace import Trace, parse_trace
@@ -159,7 +158,7 @@ def make_cases(loaded: LoadedModel, long: int, other: LoadedModel | None = None)
 def make_case(loaded: LoadedModel, name: str, options: dict[str, Any]) -> Case:
     config = config_from({key: options.get(key) for key in OPTIONS}, loaded.id)
     rest = {key: value for key, value in options.items() if key not in (*OPTIONS, "model")}
-    request = Request(config=config, idle=idle_gain(loaded, config), **rest)
+    request = Request(config=config, **rest)
     layers = list(config.layers or default_range(loaded.num_layers))
     page = {
         "ld-compare": request.compare or "",

@@ -8,7 +8,6 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from lora_drop.run.inspect import inspect, read_again
-from lora_drop.run.report.steps import about_step
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import BASELINE, LORA_DROP
@@ -16,6 +15,7 @@ from lora_drop.run.trace.trace import Trace, gather
 from lora_drop.run.wire import page_values
 from tests.browser.test_accessible import findings
 from tests.support.page import CONFIG, open_menu, prepare_and_run, run_to_end, wait_still
+from tests.support.runs import about_step
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 

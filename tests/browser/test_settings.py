@@ -18,7 +18,6 @@ from lora_drop.method.cost import (
     kv_saved,
     speed_bound,
     step_bytes,
-    verified_bound,
 )
 from lora_drop.method.schedule import Schedule, dropped_layers
 from tests.support.page import (
@@ -191,7 +190,9 @@ def test_the_javascript_computes_what_python_does(server, open_page):
         assert got["kv"] == kv_bytes(shape, schedule, case["prompt"], steps, 2)
         assert got["saved"] == pytest.approx(kv_saved(shape, schedule, case["prompt"], steps), rel=1e-12, abs=1e-12)
         accepted = accepted_share(case["chance"], schedule.period)
-        assert got["verified"] == pytest.approx(verified_bound(1.5, schedule.period + 1, accepted), rel=1e-12)
+        assert got["verified"] == pytest.approx(
+            1.5 * (1 + accepted * schedule.period) / (schedule.period + 1), rel=1e-12
+        )
         assert got["kinds"] == [schedule.kind(step) for step in range(20)]
         happened = case["happened"]
         for step, (read, held) in enumerate(got["early"], start=1):

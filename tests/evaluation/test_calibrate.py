@@ -26,7 +26,7 @@ from lora_drop.run.results.calibration import (
     write_calibration,
 )
 from lora_drop.run.results.files import CALIBRATION
-from lora_drop.run.results.preset_results import idle_gain
+from lora_drop.run.results.preset_results import preset_figures
 from lora_drop.run.results.store import whole_setting
 from lora_drop.run.trace.records import BASELINE
 from lora_drop.ui.facts import preset_facts
@@ -210,7 +210,7 @@ def test_two_hundred_mutations_say_a_speed_or_none(tiny, folder):
         TRIED["results"] += 1
         said += bool(speeds_here(tiny))
         preset_facts(tiny)
-        idle_gain(tiny, PRESETS["fast"].config)
+        preset_figures(tiny, PRESETS["fast"].config)
     assert 0 < said < budget(200)
 
 

@@ -20,8 +20,8 @@ from lora_drop.run.results.calibration import write_calibration
 from lora_drop.run.results.preset_results import (
     default_preset,
     figures,
-    idle_gain,
     measured_presets,
+    preset_figures,
     preset_words,
     reads_well,
 )
@@ -166,20 +166,21 @@ def test_what_a_run_may_say_of_an_idle_machine_was_measured_on_this_one(tiny, tm
     content = made_up(tiny.revision)
     (tmp_path / "presets.json").write_text(json.dumps(content))
     config = PRESETS["gentle"].config
-    assert idle_gain(tiny, config) is None, "another processor's speed says nothing"
+    assert preset_figures(tiny, config) is None, "another processor's speed says nothing"
     write_calibration(tiny, [here(1.2, 0.5)])
-    assert idle_gain(tiny, config) is None, "too noisy"
+    assert preset_figures(tiny, config) is None, "too noisy"
     head = here(1.08) | {"lane": calibration.HEAD, "config": calibration.head_config(8).differences()}
     write_calibration(tiny, [here(1.2), head])
     device = describe_device(tiny.device)["name"]
     gains = {"speedup": 1.2, "head_speedup": 1.08, "device": device}
-    assert idle_gain(tiny, config) == {"preset": "gentle"} | gains
+    assert preset_figures(tiny, config) == {"preset": "gentle"} | gains
     low_high = (min(3, tiny.num_layers - 2), tiny.num_layers - 2)
-    assert idle_gain(tiny, config.replace(layers=low_high)) == idle_gain(tiny, config), "as the page's sliders say it"
-    assert idle_gain(tiny, config.replace(period=7)) is None, "that is no preset"
-    assert idle_gain(tiny, config.replace(layers=(1, 99))) is None, "the run says what is wrong"
+    as_sliders_say_it = config.replace(layers=low_high)
+    assert preset_figures(tiny, as_sliders_say_it) == preset_figures(tiny, config)
+    assert preset_figures(tiny, config.replace(period=7)) is None, "that is no preset"
+    assert preset_figures(tiny, config.replace(layers=(1, 99))) is None, "the run says what is wrong"
     (tmp_path / "presets.json").write_text("{")
-    assert idle_gain(tiny, config)["speedup"] == 1.2
+    assert preset_figures(tiny, config)["speedup"] == 1.2
 
 
 def test_a_run_may_say_how_many_guesses_were_accepted_without_corrections(tiny, tmp_path, monkeypatch):
@@ -191,12 +192,12 @@ def test_a_run_may_say_how_many_guesses_were_accepted_without_corrections(tiny, 
     def gain(**changes):
         rows = {"rows": [*content["rows"], row | {"corrections": False, "accepted": 0.64} | changes]}
         (tmp_path / "presets.json").write_text(json.dumps(content | rows))
-        return idle_gain(tiny, PRESETS["balanced"].config)
+        return preset_figures(tiny, PRESETS["balanced"].config)
 
     assert gain() == {"preset": "balanced", "accepted_without": 0.64}
     assert gain(accepted=None) is None is gain(adapters_fingerprint="f" * 16)
     (tmp_path / "presets.json").write_text(json.dumps(made_up("another")))
-    assert idle_gain(tiny, PRESETS["balanced"].config) is None
+    assert preset_figures(tiny, PRESETS["balanced"].config) is None
 
 
 def test_a_file_of_another_model_settings_or_bank_does_not_count(read, tmp_path, monkeypatch):

@@ -30,7 +30,6 @@ def test_the_bundled_model_has_chosen_layers():
 
 
 def test_a_preset_by_a_former_name():
-    assert preset_named("kv-saver", "random:tiny-llama") is PRESETS["memory"]
     for name in ("warp", None, ["paper"]):
         with pytest.raises(LoraDropError, match="balanced, fast, lossless, gentle, memory, paper"):
             preset_named(name, "bundled")

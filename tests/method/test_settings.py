@@ -13,9 +13,9 @@ import pytest
 from pydantic import TypeAdapter
 
 from lora_drop.errors import LoraDropError
-from lora_drop.method.fields import CALL, RUN, SCHEDULE, checked, read_layer_order, setting, settings_in
+from lora_drop.method.fields import RUN, SCHEDULE, checked, read_layer_order, setting, settings_in
 from lora_drop.method.kinds import Choice, Flag, LayerList, Layers, Number, Whole
-from lora_drop.method.settings import BY_NAME, SETTINGS, settings_of
+from lora_drop.method.settings import BY_NAME, SETTINGS
 from lora_drop.training.settings import TrainSettings
 from scripts.settings_table import PAGE, page
 from tests.support import ROOT
@@ -33,7 +33,7 @@ import lora_drop
 
 spec = importlib.util.find_spec("lora_drop.method.config")
 config = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-field = 'made_up: float | None = setting(None, "a made-up setting", low=0, high=1, label="Made up", since=99)'
+field = 'made_up: float | None = setting(None, "a made-up setting", low=0, high=1, label="Made up")'
 source, end = Path(spec.origin).read_text(), "    def __post_init__"
 exec(compile(source.replace(end, f"    {field}\\n\\n{end}"), spec.origin, "exec"), config.__dict__)
 
@@ -89,17 +89,6 @@ def test_a_made_up_setting_is_everywhere_by_its_one_field(tmp_path):
 
 def test_the_page_of_the_docs_is_the_tables():
     assert PAGE.read_text(encoding="utf-8") == page(), "run: python -m scripts.settings_table"
-
-
-# Callers of the API count positions: a new setting comes after these (`since`).
-API_ORDER = """preset period layers drop_ratio reuse part kv drop_layers adapters
-max_new_tokens temperature top_p seed view audit ignore_eos lanes
-refresh_entropy compare model refresh accept head corrections own_repeats""".split()
-
-
-def test_the_api_keeps_its_order():
-    assert [one.name for one in SETTINGS][: len(API_ORDER)] == API_ORDER
-    assert [one.name for one in settings_of(CALL)] == ["preset", "model"]
 
 
 def test_every_setting_has_its_own_name_and_says_what_it_does():

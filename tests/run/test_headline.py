@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lora_drop.run.report.headline import headline, refuses
-from tests.run.test_verdict import FACTS, IDLE, SAME
+from tests.run.test_verdict import QUIET, SAME, facts_with
 from tests.support.golden import check_golden
 
 GUESSES = {"accept": 0.15, "accepted": 0.953, "accepted_without": 0.64}
@@ -13,11 +13,11 @@ CASES = {
     "plain": ("compared", {}),
     "guesses": ("compared", GUESSES),
     "guesses, nothing to compare with": ("compared", GUESSES | {"accepted_without": None}),
-    "above the bound": ("compared", {"speedup": 1.7, "by_chance": True, "idle": IDLE}),
+    "above the bound": ("compared", {"speedup": 1.7, "by_chance": True, "preset_figures": QUIET}),
     "noisy": ("compared", {"speed": "noisy"}),
-    "noisy, not calibrated": ("compared", {"speed": "noisy", "idle": {"preset": "fast", "accepted_without": 0.6}}),
-    "short": ("compared", {"speed": "short", "speedup_interval": None, "idle": IDLE | {"speedup": 1.01}}),
-    "the head alone": ("compared", GUESSES | {"head": "screened", "idle": IDLE | {"head_speedup": 1.08}}),
+    "noisy, not calibrated": ("compared", {"speed": "noisy", "preset_figures": {"preset": "fast"}}),
+    "short": ("compared", {"speed": "short", "speedup_interval": None, "preset_figures": QUIET | {"speedup": 1.01}}),
+    "the head alone": ("compared", GUESSES | {"head": "screened", "preset_figures": QUIET | {"head_speedup": 1.08}}),
     "reference": ("compared", {"speed": "reference", "speedup": None}),
     "slower": ("compared", {"speed": "slower", "speedup": 0.8, "speedup_interval": [0.79, 0.81]}),
     "all rejected": ("compared", GUESSES | {"skipped_share": -0.1, "reads": "badly", "quality_loss": 0.7}),
@@ -35,8 +35,7 @@ CASES = {
 
 @pytest.fixture
 def headlines():
-    facts = FACTS | {"accepted": None, "accepted_without": None, "refuses": False}
-    return {name: headline(kind, facts | changes) for name, (kind, changes) in CASES.items()}
+    return {name: headline(kind, facts_with(changes)) for name, (kind, changes) in CASES.items()}
 
 
 def test_the_figures_of_each_kind(headlines):

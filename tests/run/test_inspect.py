@@ -13,14 +13,13 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.tokens import encode_prompt, piece
 from lora_drop.run.inspect import AROUND, inspect, read_again, recorded_lane
-from lora_drop.run.report.steps import about_step
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import BASELINE, LORA_DROP, write_line
 from lora_drop.run.trace.trace import Trace, gather, parse_trace
 from lora_drop.run.wire import page_values
 from tests.support.parts import full_bank
-from tests.support.runs import JUDGED, taken_back
+from tests.support.runs import JUDGED, about_step, taken_back
 
 PROMPT = "Tell me something."
 SINGLE = LoraDropConfig(period=4, drop_layers=(2, 4))

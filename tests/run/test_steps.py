@@ -7,10 +7,11 @@ import json
 import pytest
 
 from lora_drop.errors import LoraDropError
-from lora_drop.run.report.steps import about_step, inside
+from lora_drop.run.report.steps import inside
 from lora_drop.run.trace.records import BASELINE, LORA_DROP, THIRD, JudgeRecord, RewindRecord
 from tests.support.golden import check_golden
 from tests.support.made import REPAIR, X, gathered, header, rejecting, step, steps
+from tests.support.runs import about_step
 
 TIMES = {"p": 20.0, "l": 4.0, "r": 12.0}
 BASE = steps(BASELINE, "prrrrr", TIMES)

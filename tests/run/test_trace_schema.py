@@ -19,7 +19,7 @@ from lora_drop.method.settings import settings_of
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace import trace as module
-from lora_drop.run.trace.records import MAX_TEXT, MAX_VALUES, VERSIONS, Header, read_line, trace_schema, write_line
+from lora_drop.run.trace.records import MAX_TEXT, MAX_VALUES, VERSION, Header, read_line, trace_schema, write_line
 from lora_drop.run.trace.trace import parse_trace, read_trace
 from scripts.attack import traces
 from scripts.trace_schema import FILE, text
@@ -104,8 +104,8 @@ def test_the_settings_of_the_table_are_in_it():
 def test_the_shipped_schema_is_that_of_the_code_and_names_its_version():
     assert FILE.read_text(encoding="utf-8") == text(), "run: python -m scripts.trace_schema"
     schema = json.loads(text())
-    assert schema["$id"].endswith(f":{VERSIONS[-1]}")
-    assert schema["$defs"][Header.__name__]["properties"]["version"]["enum"] == [*VERSIONS]
+    assert schema["$id"].endswith(f":{VERSION}")
+    assert schema["$defs"][Header.__name__]["properties"]["version"]["const"] == VERSION
 
 
 @pytest.mark.parametrize("language", READERS)
@@ -122,6 +122,6 @@ def test_the_readers_in_the_docs_read_what_the_program_reads(tmp_path, language)
         read = subprocess.run([*READERS[language], "-"], input=block, cwd=tmp_path, capture_output=True, text=True)
         lines = [f"{name} {len(steps)} {trace.text(name)}" for name, steps in trace.steps.items()]
         assert read.stdout.splitlines() == "\n".join(lines).splitlines(), read.stderr
-    (tmp_path / "run.jsonl").write_bytes(re.sub(rb'"version": \d', b'"version": 4', rejected))
+    (tmp_path / "run.jsonl").write_bytes(re.sub(rb'"version": \d', b'"version": 3', rejected))
     read = subprocess.run([*READERS[language], "-"], input=block, cwd=tmp_path, capture_output=True, text=True)
-    assert read.returncode and "versions 1 to 3, not 4" in read.stderr
+    assert read.returncode and "version 4, not 3" in read.stderr

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from typing import Any
 
 import pytest
 
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import preset_named, presets_for
 from lora_drop.run.exports.html import wire_text
+from lora_drop.run.report.facts import Facts, ThirdFacts
 from lora_drop.run.report.report import Report
 from lora_drop.run.report.verdict import conclusions, facts_of, kind_of, sentence, verdict
 from lora_drop.run.request import Request
@@ -24,7 +27,7 @@ from tests.support.recount import check, recount
 EXACT = {"refresh": "repair", "kv": "write"}
 WIDE = {"layers": (1, 4), "drop_ratio": 1.0}
 BANK = object()  # in a case: the bank with all parts
-IDLE = {"preset": "fast", "speedup": 1.234, "device": "a 3-core machine"}
+QUIET = {"preset": "fast", "speedup": 1.234, "device": "a 3-core machine"}
 # Name: settings of the schedule, of the run, the kind of the verdict (None: by the text), and facts that it has.
 CASES = {
     "period 1": ({"period": 1}, {}, "nothing_skipped", {"nothing": "period"}),
@@ -44,7 +47,7 @@ CASES = {
     "accept, sampled": (WIDE | EXACT | {"accept": 0.6}, {"temperature": 0.8}, None, {"loss_of": None}),
     "no audit": (WIDE, {"audit": False}, None, {"quality_loss": None, "reads": None}),
     "alone": (WIDE, {"lanes": "lora-drop"}, None, {"words": None, "speedup": None, "speed": None, "bound": None}),
-    "few": (WIDE, {"max_new_tokens": 6, "idle": IDLE}, None, {"speed": "short", "idle": IDLE}),
+    "few": (WIDE, {"max_new_tokens": 6}, None, {"speed": "short", "preset_figures": QUIET}),
 }
 
 
@@ -66,8 +69,9 @@ def lines_of(trace):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_fact_is_counted_again(tiny, bank_folder, name):
+def test_each_fact_is_counted_again(tiny, bank_folder, name, monkeypatch):
     rules, wanted, kind, facts = CASES[name]
+    monkeypatch.setattr("lora_drop.run.run.preset_figures", lambda loaded, config: facts.get("preset_figures"))
     trace = trace_of(tiny, rules, wanted, bank_folder)
     concluded = trace.summary.verdict
     check(concluded["facts"], recount(lines_of(trace)))
@@ -139,7 +143,7 @@ TIMES = {"p": 20.0, "l": 4.0, "r": 10.0}
 
 
 def facts(*records):
-    return facts_of(Report.of(gathered(*records)))
+    return asdict(facts_of(Report.of(gathered(*records))))
 
 
 @pytest.mark.parametrize(
@@ -219,7 +223,7 @@ def test_the_kind_is_the_first_that_fits():
         ({"nothing": "head", "accept": 1, "words": same}, "nothing_skipped"),
         ({"stopped": "cut", "nothing": "head"}, "stopped"),
     ):
-        assert kind_of(base | changes) == kind, changes
+        assert kind_of(facts_with(base | changes)) == kind, changes
 
 
 # The facts of a plain run; each case of a kind changes some.
@@ -238,7 +242,7 @@ FACTS = {
     "speedup_interval": [1.18, 1.22],
     "bound": 1.4,
     "by_chance": False,
-    "idle": None,
+    "preset_figures": None,
     "kv_saved": 0.204,
     "words": {"full": 30, "lane": 32, "all": 34, "differ": 12, "first": 4},
     "first_token": 6,
@@ -249,12 +253,25 @@ FACTS = {
     "absurd_word": None,
     "baseline_collapsed_word": None,
     "third": None,
+    "no_kernels": False,
+    "accepted": None,
+    "accepted_without": None,
+    "refuses": False,
 }
 SAME = {"words": FACTS["words"] | {"first": None, "differ": 0}}
 BARE = {
     **{"lane": THIRD, "label": "Without corrections", "is_bare": True, "breaks_after": None, "how": None},
-    **{name: FACTS[name] for name in ("words", "reads", "quality_loss")},
+    **{name: FACTS[name] for name in ("words", "first_token", "reads", "quality_loss", "loss_of", "refuses")},
+    **{"collapsed_word": None, "absurd_word": None, "is_uncorrected": False, "accepted": None},
 }
+
+
+def facts_with(changes: dict[str, Any]) -> Facts:
+    """The facts of a plain run, with some changed."""
+    values = FACTS | changes
+    return Facts(**values | {"third": values["third"] and ThirdFacts(**values["third"])})
+
+
 SENTENCES = {
     "compared": {
         "plain": {},
@@ -262,7 +279,7 @@ SENTENCES = {
         "above the bound": {"by_chance": True},
         "slower": {"speed": "slower", "speedup": 0.804, "speedup_interval": [0.79, 0.81]},
         "as fast": {"speed": "same", "speedup": 1.004, "speedup_interval": [0.99, 1.02]},
-        "noisy": {"speed": "noisy", "idle": IDLE},
+        "noisy": {"speed": "noisy", "preset_figures": QUIET},
         "short": {"speed": "short", "speedup_interval": None},
         "reference": {"speed": "reference", "speedup": None},
         "alone": {"speed": None, "words": None, "kv_saved": None, "skipped_share": None},
@@ -298,7 +315,7 @@ SENTENCES = {
 
 def test_the_sentence_of_each_kind():
     written = {
-        f"{kind}: {name}": sentence(kind, FACTS | changes)
+        f"{kind}: {name}": sentence(kind, facts_with(changes))
         for kind, cases in SENTENCES.items()
         for name, changes in cases.items()
     }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from lora_drop.method.config import LoraDropConfig
+from lora_drop.run.report.steps import about_steps
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import BASELINE, LORA_DROP, Record
@@ -14,6 +16,11 @@ from tests.support.page import HOSTILE
 
 # A random model's drafts are kept now and then, also such that the full model would not write itself.
 JUDGED = LoraDropConfig(period=4, layers=(1, 4), drop_ratio=1.0, refresh="repair", kv="write", accept=0.6)
+
+
+def about_step(trace: Trace, lane: str, step: int) -> dict[str, Any]:
+    """What the page shows of one step."""
+    return about_steps(trace, lane, step, 1)[0]
 
 
 def taken_back(loaded, tokens: int = 40) -> Trace:

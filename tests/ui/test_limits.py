@@ -151,7 +151,6 @@ def test_setting_up_a_gpu_does_not_count_in_a_run_s_time(tiny, monkeypatch):
     """It has a limit of its own."""
     real, now, stops = callbacks.run, [0.0], []
     monkeypatch.setattr(policy.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(callbacks, "idle_gain", lambda loaded, config: None)
 
     def slow(loaded, request, should_stop, prompts):
         for record in real(tiny, request):
@@ -173,7 +172,6 @@ def test_a_card_that_answers_no_more_ends_the_process(tiny, monkeypatch, capsys)
     calls = Callbacks(ModelPool(on_a_card), Limits())
     broken = Mock(side_effect=RuntimeError("CUDA error: an illegal memory access\nand more"))
     ended = Mock(side_effect=SystemExit)
-    monkeypatch.setattr(callbacks, "idle_gain", lambda loaded, config: None)
     monkeypatch.setattr(callbacks, "run", broken)
     monkeypatch.setattr(os, "_exit", ended)
     monkeypatch.setattr(torch.cuda, "synchronize", Mock())

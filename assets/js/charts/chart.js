@@ -98,7 +98,7 @@ export class Chart {
     if (this.visible) this.apply();
   }
 
-  /** True if drawn steps were rejected since the last call. */
+  /** Note how far each lane has come. @returns {boolean} whether steps were rejected that had been drawn */
   takeNote() {
     const { lanes } = this.run;
     const before = this.seen;

@@ -9,7 +9,7 @@ import { stepWords } from "../kinds.js";
 /** @typedef {[string, number][]} Five the five likeliest tokens with their probabilities */
 
 /**
- * A step, as `inspect` and `about_step` return it (lora_drop/run).
+ * A step, as `inspect` and `about_steps` return it (lora_drop/run).
  *
  * @typedef {object} Step
  * @property {string} prefix_text note on the text before the step

@@ -194,7 +194,8 @@ class NativeDecoder(ReferenceDecoder):
         Args:
             layers: those before the first skipped one run for the last token alone, as the others have passed them.
             token: (1, 1), whose embedding becomes the last row; None: h has it.
-            forgets: tokens that the layers from there on which LoRA steps run forget first.
+            forgets: entries to drop first, at the end of the caches of the layers from the first skipped one on: those
+                that LoRA steps wrote.
             head: to fill, for the last of the rows.
             into: tensors to fill: `entered` (1, D) with the input of the first skipped layer, `watched` (n, rows, D)
                 with the skipped layers' outputs.

@@ -1,1 +1,1 @@
-"""Decoding in static buffers, on CUDA with captured graphs: `decoder.py` is the decoder, `passes.py` its passes."""
+"""Decoding in static buffers, on CUDA with captured graphs: `decoder.py` decodes, `layers.py` has its arithmetic."""

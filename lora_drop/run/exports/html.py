@@ -86,13 +86,16 @@ def _completed(trace: Trace) -> Header:
     header = trace.header
     rules = {"period": 1, "reuse": "residual", "part": "block", "kv": "skip"}
     longest = max(len(steps) for steps in trace.steps.values())
-    device: Any = {"decoder": "unknown", **header.device}  # Any: its type names no decoder
+    # Any: these have keys that their types do not name.
+    device: Any = {"decoder": "unknown", **header.device}
+    lanes: Any = [{**lane, "config": rules | dict(lane["config"])} for lane in header.lanes]
+    sampling: Any = {"max_new_tokens": longest, **header.sampling}
     return dataclasses.replace(
         header,
-        lanes=[{**lane, "config": rules | lane["config"]} for lane in header.lanes],
+        lanes=lanes,
         model={"kv_bytes_per_token": 0, **header.model},
         device=device,
-        sampling={"max_new_tokens": longest, **header.sampling},
+        sampling=sampling,
     )
 
 

@@ -66,7 +66,11 @@ def _settings(trace: Trace) -> dict[str, str]:
     header = trace.header
     texts = {}
     # Each setting from its own place: an old header may have further keys, whose values nothing has checked.
-    for owner, values in ((SCHEDULE, header.main["config"]), (RUN, {**header.sampling, "seed": header.seed})):
+    places: list[tuple[str, Mapping[str, Any]]] = [
+        (SCHEDULE, dict(header.main["config"])),
+        (RUN, {**header.sampling, "seed": header.seed}),
+    ]
+    for owner, values in places:
         for one in settings_of(owner):
             if one.name in values:
                 value = values[one.name]

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import TypedDict
 
 from lora_drop.method.quality import CRITERION, READS_WELL_LOSS, SLIPS_LOSS, WORDS, loss_words
+from lora_drop.run.report.facts import Facts, Kind, notes
 from lora_drop.run.report.speed import GAIN, SLOWER, no_gain_reason
 
-Facts = dict[str, Any]
 Figure = dict[str, str]
 
 # What a refusal begins with, and the characters of an answer in which it must: a later one is part of an answer.
@@ -24,8 +24,15 @@ REFUSALS = (
 REFUSES_BY = 60
 
 
-def headline(kind: str, facts: Facts) -> dict[str, Any]:
-    """`{"figures": [{"id", "value", "label", "detail"}], "line"}` of a verdict; no figures for an unfinished run.
+class Headline(TypedDict):
+    """Figures of `{"id", "value", "label", "detail"}`, and a line."""
+
+    figures: list[Figure]
+    line: str
+
+
+def headline(kind: Kind, facts: Facts) -> Headline:
+    """The headline of a verdict; an unfinished run has no figures.
 
     Ids are `speed`; `accepted`, or `skipped` where no guess is verified; and `reads`.
     """
@@ -35,7 +42,7 @@ def headline(kind: str, facts: Facts) -> dict[str, Any]:
 
 def is_timed(facts: Facts) -> bool:
     """Whether the run's own speed may be a headline: it is measured, not too noisy, and within the bound."""
-    return facts["speed"] in ("faster", "slower", "same") and not facts["by_chance"]
+    return facts.speed in ("faster", "slower", "same") and not facts.by_chance
 
 
 def refuses(text: str) -> bool:
@@ -47,14 +54,14 @@ def refuses(text: str) -> bool:
 def untimed_words(facts: Facts) -> str | None:
     """What to say of a speed that is no headline, with that of the same preset on this machine when it was quiet; None
     without a speed."""
-    if facts.get("no_kernels"):
+    if facts.no_kernels:
         return "no kernels for this processor: speed is not shown"
-    if facts["speed"] is None:
+    if facts.speed is None:
         return None
-    if facts["speed"] == "reference":
+    if facts.speed == "reference":
         return "the reference decoder makes no claim of speed"
-    why = "this run is too short to time" if facts["speed"] == "short" else "this run\u2019s timing is noisy"
-    quiet = (facts["idle"] or {}).get("speedup")
+    why = "this run is too short to time" if facts.speed == "short" else "this run's timing is noisy"
+    quiet = facts.quiet_speedup
     return f"{_quiet(quiet)}; {why}" if quiet else why
 
 
@@ -66,8 +73,8 @@ def _quiet(gain: float) -> str:
 
 def _gains_nothing(facts: Facts) -> bool:
     """Whether the run's own speed, or where it is no headline that of a quiet machine, is no gain."""
-    quiet = (facts["idle"] or {}).get("speedup")
-    return facts["speed"] in ("same", "slower") if is_timed(facts) else quiet is not None and quiet <= GAIN
+    quiet = facts.quiet_speedup
+    return facts.speed in ("same", "slower") if is_timed(facts) else quiet is not None and quiet <= GAIN
 
 
 def _figure(name: str, value: str, label: str, detail: str = "") -> Figure:
@@ -75,50 +82,47 @@ def _figure(name: str, value: str, label: str, detail: str = "") -> Figure:
 
 
 def _speed(facts: Facts) -> Figure | None:
-    if not is_timed(facts):
+    if not is_timed(facts) or facts.speedup_interval is None:
         return None
-    low, high = facts["speedup_interval"]
-    label = {
-        "faster": "the full model\u2019s speed",
-        "slower": "the full model\u2019s speed: slower here",
-        "same": "the full model\u2019s speed: no gain here",
-    }[facts["speed"]]
+    low, high = facts.speedup_interval
+    note = {"slower": ": slower here", "same": ": no gain here"}.get(facts.speed or "", "")
+    label = f"the full model's speed{note}"
     detail = f"95% interval of this run: {low:.2f}\u00d7 to {high:.2f}\u00d7."
-    if facts["bound"]:
-        detail += f" Bound, an estimate from memory traffic: {facts['bound']:.2f}\u00d7."
-    return _figure("speed", f"{facts['speedup']:.2f}\u00d7", label, detail)
+    if facts.bound:
+        detail += f" Bound, an estimate from memory traffic: {facts.bound:.2f}\u00d7."
+    return _figure("speed", f"{facts.speedup:.2f}\u00d7", label, detail)
 
 
 def _guesses(facts: Facts) -> Figure | None:
-    accepted, share = facts["accepted"], facts["skipped_share"]
-    if facts["accept"] and accepted is not None:
-        without = facts["accepted_without"]
+    accepted, share = facts.accepted, facts.skipped_share
+    if facts.accept and accepted is not None:
+        without = facts.accepted_without
         label = "guesses accepted" + ("" if without is None else f"; {_of_100(without)} without corrections")
         detail = "A guess is a token of a LoRA step. The full model checks each one and rejects the unlikely."
         return _figure("accepted", f"{_of_100(accepted)} of 100", label, detail)
-    if share is None or facts["nothing"] in ("period", "layers"):
+    if share is None or facts.nothing in ("period", "layers"):
         return None
-    runs = "attention" if facts["part"] == "attention" else "layer"
-    detail = f"Share of the full model\u2019s {runs} runs that this answer did without. No guess is checked."
+    runs = "attention" if facts.part == "attention" else "layer"
+    detail = f"Share of the full model's {runs} runs that this answer did without. No guess is checked."
     return _figure("skipped", f"{max(share, 0.0):.0%}", f"of {runs} runs skipped", detail)
 
 
 def _reads(facts: Facts) -> Figure | None:
-    words = facts["words"]
+    words = facts.words
     if words is None:
         return None
-    loss = facts["quality_loss"]
+    loss = facts.quality_loss
     detail = "" if loss is None else _loss(loss)
     if words["first"] is None:
         return _figure("reads", "Same text", "as the full model, word for word", detail)
     label = f"wording differs from word {words['first'] + 1}"
-    if facts["collapsed_word"] is not None:
-        return _figure("reads", "Goes in circles", f"from word {facts['collapsed_word'] + 1} on", detail)
-    if facts["refuses"]:
+    if facts.collapsed_word is not None:
+        return _figure("reads", "Goes in circles", f"from word {facts.collapsed_word + 1} on", detail)
+    if facts.refuses:
         return _figure("reads", "Refuses", "where the full model answers", detail)
-    if facts["reads"] is None:
+    if facts.reads is None:
         return _figure("reads", "Differs", f"{label}; quality not measured", detail)
-    return _figure("reads", WORDS[facts["reads"]].capitalize(), label, detail)
+    return _figure("reads", WORDS[facts.reads].capitalize(), label, detail)
 
 
 def _loss(loss: float) -> str:
@@ -127,26 +131,18 @@ def _loss(loss: float) -> str:
     return f"The full model rates it {rated} its own (regret {loss_words(loss)} nats per token). {CRITERION}"
 
 
-def _line(kind: str, facts: Facts) -> Iterator[str]:
-    loop = facts["baseline_collapsed_word"]
-    if loop is not None and kind != "stopped":
-        yield f"The full model\u2019s own answer goes in circles from word {loop + 1} on."
+def _line(kind: Kind, facts: Facts) -> Iterator[str]:
     if kind != "stopped" and not is_timed(facts) and (words := untimed_words(facts)):
         yield f"{words[:1].upper()}{words[1:]}."
-    head = (facts["idle"] or {}).get("head_speedup")
-    if head and facts["head"] == "screened" and kind != "stopped":
-        yield f"LoRA-Drop\u2019s screened head (a cheaper output layer) alone: {head:.2f}\u00d7 here."
-    if facts["accept"] and facts["skipped_share"] is not None and facts["skipped_share"] <= 0:
+    head = facts.preset_figures.get("head_speedup") if facts.preset_figures else None
+    if head and facts.head == "screened" and kind != "stopped":
+        yield f"LoRA-Drop's screened head (a cheaper output layer) alone: {head:.2f}\u00d7 here."
+    if facts.accept and facts.skipped_share is not None and facts.skipped_share <= 0:
         yield "No gain: too many guesses were rejected."
-    elif kind != "stopped" and facts["nothing"] is None and facts["bound"] and _gains_nothing(facts):
-        yield f"Why no gain: {no_gain_reason(facts['bound'], facts['accepted'])}."
-    if kind in ("collapsed", "compared") and facts["corrections"] == "missing":
-        yield "There are no trained corrections for these settings: this is plain skipping."
-    elif kind in ("collapsed", "compared") and facts["corrections"] == "off":
-        yield "Corrections are off."
-    if kind == "collapsed":
-        yield "Skip fewer layers, or shorten the period."
-    saved = facts["kv_saved"]
+    elif kind != "stopped" and facts.nothing is None and facts.bound and _gains_nothing(facts):
+        yield f"Why no gain: {no_gain_reason(facts.bound, facts.accepted)}."
+    yield from notes(kind, facts)
+    saved = facts.kv_saved
     if saved is not None and abs(saved) >= 0.01:
         yield f"{saved:.0%} of the K/V memory saved." if saved > 0 else f"{-saved:.0%} more K/V memory."
 

@@ -362,7 +362,7 @@ class Report:
 
     def pairs(self, lane: str) -> list[Pair]:
         """A lane's refresh cycles, each with the baseline's at the same time."""
-        view = self.trace.header.sampling.get("view", "race")
+        view = str(self.trace.header.sampling.get("view", "race"))
         return at_the_same_time(self.lanes[self._base].cycles, self.lanes[lane].cycles, view)
 
     def kv_saved(self, lane: str) -> float | None:

@@ -12,23 +12,18 @@ from lora_drop.run.trace.trace import Trace, first_divergence
 QUOTED = 80  # characters of a rejected text
 
 
-def about_step(trace: Trace, lane: str, step: int) -> dict[str, Any]:
-    """A step, as its records have it.
+def about_steps(trace: Trace, lane: str, first: int, count: int) -> list[dict[str, Any]]:
+    """`count` steps from `first` on, as their records have them; fewer where the lane ends.
 
     Returns:
-        `{"lane", "step", "kind", "text", "prefix_of", "prefix_text", "layers": [{"did"}], "top": {lane: {"prefix_of",
-        "text", "tokens"}}, "refresh"}`. `prefix_of` has the lanes that share the text before the step, of this lane
-        and in `top` of each lane; `tokens` are five `[token text, probability]`, None where the trace has none;
-        `refresh` is `LaneSteps.refresh_after`.
+        Of each `{"lane", "step", "kind", "text", "prefix_of", "prefix_text", "layers": [{"did"}], "top": {lane:
+        {"prefix_of", "text", "tokens"}}, "refresh"}`. `prefix_of` has the lanes that share the text before the step,
+        of this lane and in `top` of each lane; `tokens` are five `[token text, probability]`, None where the trace has
+        none; `refresh` is `LaneSteps.refresh_after`.
 
     Raises:
-        LoraDropError: there is no such lane or step.
+        LoraDropError: there is no such lane or first step.
     """
-    return about_steps(trace, lane, step, 1)[0]
-
-
-def about_steps(trace: Trace, lane: str, first: int, count: int) -> list[dict[str, Any]]:
-    """`about_step` of `count` steps from `first` on, or of fewer where the lane ends."""
     if not isinstance(lane, str) or lane not in trace.steps:
         raise LoraDropError(f"this run has no lane {str(lane)[:40]!r}: its lanes are {', '.join(trace.steps)}.")
     check_step(lane, first, len(trace.steps[lane]))
@@ -69,7 +64,7 @@ def _about(lanes: dict[str, LaneSteps], lane: str, step: int) -> dict[str, Any]:
 
 
 def inside(trace: Trace) -> dict[str, Any]:
-    """`about_step` of all steps, for a page without a server; values that repeat are written once.
+    """`about_steps` of all lanes, for a page without a server; values that repeat are written once.
 
     Returns:
         `{"type": "inside", "words": [...], "lanes": {lane: [[did, prefix_of, prefix_text, refresh, top], ...]}}`, all

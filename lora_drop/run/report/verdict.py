@@ -6,22 +6,21 @@ facts (`facts_of`), takes the first kind that fits, and writes its sentence; eve
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any, Literal
 
 from lora_drop.method.quality import ABSURD, WORDS, loss_words, reads, repeated_share
 from lora_drop.run.report.align import align, word_at
+from lora_drop.run.report.facts import Facts, Kind, SpeedFacts, TextFacts, ThirdFacts, notes
 from lora_drop.run.report.headline import headline, is_timed, refuses, untimed_words
 from lora_drop.run.report.parts import parts_of
 from lora_drop.run.report.report import Report
-from lora_drop.run.report.speed import is_by_chance, is_wide, lacks_kernels, makes_claims, speed_of
+from lora_drop.run.report.speed import Speed, is_by_chance, is_wide, lacks_kernels, makes_claims, speed_of
 from lora_drop.run.report.table import lane_table
 from lora_drop.run.report.why import why
 from lora_drop.run.report.words import counted
-from lora_drop.run.trace.records import BASELINE, LORA_DROP, THIRD, Verdict
-
-Facts = dict[str, Any]
-Kind = Literal["stopped", "nothing_skipped", "lossless", "collapsed", "compared"]
+from lora_drop.run.trace.records import BASELINE, LORA_DROP, THIRD, LaneConfig, Verdict
 
 
 def conclusions(report: Report) -> dict[str, Any]:
@@ -40,7 +39,7 @@ def verdict(report: Report) -> Verdict:
     if is_of_rival(report):
         label = report.trace.header.main["label"].partition(":")[0]
         text, line = (words.replace("LoRA-Drop", label) for words in (text, line))
-    return {"kind": kind, "text": text, "facts": facts, "figures": glance["figures"], "line": line}
+    return {"kind": kind, "text": text, "facts": asdict(facts), "figures": glance["figures"], "line": line}
 
 
 def is_of_rival(report: Report) -> bool:
@@ -49,51 +48,42 @@ def is_of_rival(report: Report) -> bool:
     return "method" in main and main["id"] != LORA_DROP
 
 
-def kind_of(facts: dict[str, Any]) -> Kind:
+def kind_of(facts: Facts) -> Kind:
     """The first kind that fits."""
-    if facts["stopped"]:
+    if facts.stopped:
         return "stopped"
-    if facts["nothing"]:
+    if facts.nothing:
         return "nothing_skipped"
-    words = facts["words"]
-    if facts["accept"] == 1 and words and words["first"] is None:
+    words = facts.words
+    if facts.accept == 1 and words and words["first"] is None:
         return "lossless"
-    return "compared" if facts["collapsed_word"] is None else "collapsed"
+    return "compared" if facts.collapsed_word is None else "collapsed"
 
 
 def facts_of(report: Report) -> Facts:
-    """Every figure of the verdict, by name; None where the run has none."""
-    trace, lane = report.trace, report.main
-    header = trace.header
-    config: dict[str, Any] = dict(header.main["config"])
-    third = _third_facts(report, config)
-    return {
-        "lane": lane,
-        "tokens": {name: len(steps) for name, steps in trace.steps.items()},
-        "stopped": _stopped_by(report),
-        "nothing": _nothing_skipped(report),
-        "part": config.get("part", "block"),
-        "accept": config.get("accept") or 0,
-        "head": config.get("head", "full"),
-        "corrections": None if is_of_rival(report) else _corrections(config),
-        "skipped_share": report.lanes[lane].skipped_share,
-        "accepted": report.lanes[lane].acceptance,
-        "accepted_without": _accepted_without(report, third),
-        **_speed_facts(report),
-        **lane_facts(report, lane),
-        "baseline_collapsed_word": _loop_word(report, BASELINE) if report.has_baseline else None,
-        "third": third,
-    }
+    """Count the facts of a run."""
+    trace, lane = report.trace, report.lanes[report.main]
+    third = _third_facts(report)
+    return Facts(
+        **vars(_text_facts(report, report.main)),
+        **vars(_speed_facts(report)),
+        lane=report.main,
+        tokens={name: len(steps) for name, steps in trace.steps.items()},
+        stopped=_stopped_by(report),
+        nothing=_nothing_skipped(report),
+        part=lane.schedule.part,
+        accept=lane.schedule.accept,
+        head=lane.schedule.head,
+        corrections=None if is_of_rival(report) else _corrections(trace.header.main["config"]),
+        skipped_share=lane.skipped_share,
+        accepted=lane.acceptance,
+        accepted_without=_accepted_without(report, third),
+        baseline_collapsed_word=_loop_word(report, BASELINE) if report.has_baseline else None,
+        third=third,
+    )
 
 
-def lane_facts(report: Report, lane: str) -> Facts:
-    """What a lane's text is beside the baseline's.
-
-    `words` (`Alignment.counts`) and `first_token` say where they differ; `quality_loss` is the regret of the lane's
-    own text, in nats per token (`LaneReport.loss`); `collapsed_word` is where its loop begins; `absurd_word` has the
-    first token that the full model finds absurd; `refuses` is true where only the lane refuses to
-    answer. Words are counted from 0.
-    """
+def _text_facts(report: Report, lane: str) -> TextFacts:
     trace, own = report.trace, report.lanes[lane]
     is_beside = BASELINE in trace.steps and lane != BASELINE
     loop_word = _loop_word(report, lane)
@@ -106,28 +96,28 @@ def lane_facts(report: Report, lane: str) -> Facts:
     if not trace.header.sampling.get("temperature"):  # a sampled token may be one that no argmax would be
         steps = (step for step, audit in sorted(trace.audits[lane].items()) if (audit.regret or 0) > ABSURD)
         absurd = next(steps, None)
-    return {
-        "words": align(trace.text(BASELINE), trace.text(lane)).counts if is_beside else None,
-        "first_token": report.first_difference(lane) if is_beside else None,
-        "quality_loss": own.loss,
-        "loss_of": None if own.loss is None else "own",
-        "reads": how,
-        "refuses": is_beside and refuses(trace.text(lane)) and not refuses(trace.text(BASELINE)),
-        "collapsed_word": loop_word,
-        "absurd_word": None if absurd is None else word_at(texts, absurd),
-    }
+    return TextFacts(
+        words=align(trace.text(BASELINE), trace.text(lane)).counts if is_beside else None,
+        first_token=report.first_difference(lane) if is_beside else None,
+        quality_loss=own.loss,
+        loss_of=None if own.loss is None else "own",
+        reads=how,
+        refuses=is_beside and refuses(trace.text(lane)) and not refuses(trace.text(BASELINE)),
+        collapsed_word=loop_word,
+        absurd_word=None if absurd is None else word_at(texts, absurd),
+    )
 
 
-def _accepted_without(report: Report, third: Facts | None) -> float | None:
+def _accepted_without(report: Report, third: ThirdFacts | None) -> float | None:
     """Share of the drafts that the full model accepts without corrections: of this run's third lane if that changes
     nothing else, else as measured for the preset."""
-    if third is not None and third["is_uncorrected"]:
+    if third is not None and third.is_uncorrected:
         return report.lanes[THIRD].acceptance
-    idle: dict[str, Any] = dict(report.trace.header.idle or {})
-    return idle.get("accepted_without")
+    figures = report.trace.header.preset_figures
+    return figures.get("accepted_without") if figures else None
 
 
-def _stopped_by(report: Report) -> str | None:
+def _stopped_by(report: Report) -> Literal["stopped", "cut"] | None:
     """Why a run has no end: it was `stopped`, or its file is `cut` short."""
     summary = report.trace.summary
     if summary is None:
@@ -135,7 +125,7 @@ def _stopped_by(report: Report) -> str | None:
     return "stopped" if any(lane.get("ended") == "stopped" for lane in summary.lanes.values()) else None
 
 
-def _nothing_skipped(report: Report) -> str | None:
+def _nothing_skipped(report: Report) -> Literal["period", "layers", "head", "steps"] | None:
     """Why nothing was skipped: the `period`, no `layers`, only the `head` screened, or no LoRA `steps`."""
     lane = report.lanes[report.main]
     if lane.schedule.is_baseline:
@@ -145,15 +135,16 @@ def _nothing_skipped(report: Report) -> str | None:
     return None if lane.lora or lane.rejected else "steps"
 
 
-def _corrections(config: dict[str, Any]) -> str | None:
+def _corrections(config: LaneConfig) -> Literal["off", "missing"] | None:
     """None where corrections ran (or the trace does not say), else `off` by request or `missing`."""
     if config.get("rank") or "rank" not in config:
         return None
     return "off" if config.get("adapters") == "none" or config.get("corrections") is False else "missing"
 
 
-def _speed_facts(report: Report) -> Facts:
-    figures, interval, speed = report.figures(), None, None
+def _speed_facts(report: Report) -> SpeedFacts:
+    figures, interval = report.figures(), None
+    speed: Speed | Literal["short", "reference"] | None = None
     has_baseline = report.has_baseline
     speedup, bound = (figures["speedup"], figures["bound"]) if has_baseline else (None, None)
     no_kernels = has_baseline and lacks_kernels(dict(report.trace.header.device))
@@ -163,16 +154,16 @@ def _speed_facts(report: Report) -> Facts:
         summary = report.trace.summary
         interval = (summary and summary.speedup_interval) or report.speedup_interval(report.main)
         speed = speed_of(speedup, interval) or "short"
-    return {
-        "speed": speed,
-        **({"no_kernels": True} if no_kernels else {}),
-        "speedup": speedup,
-        "speedup_interval": interval,
-        "bound": bound,
-        "by_chance": is_by_chance(speedup, bound),
-        "idle": report.trace.header.idle,
-        "kv_saved": figures["kv_saved"] if has_baseline else None,
-    }
+    return SpeedFacts(
+        speed=speed,
+        no_kernels=no_kernels,
+        speedup=speedup,
+        speedup_interval=interval,
+        bound=bound,
+        by_chance=is_by_chance(speedup, bound),
+        preset_figures=report.trace.header.preset_figures,
+        kv_saved=figures["kv_saved"] if has_baseline else None,
+    )
 
 
 def _loop_word(report: Report, lane: str) -> int | None:
@@ -186,27 +177,31 @@ def _ended(report: Report, lane: str) -> str | None:
     return summary.lanes[lane].get("ended") if summary else None
 
 
-def _third_facts(report: Report, config: dict[str, Any]) -> Facts | None:
-    """The facts of a third lane; `breaks_after` are the words before its loop or its first absurd word."""
+def _third_facts(report: Report) -> ThirdFacts | None:
     lane = next((one for one in report.trace.header.lanes if one["id"] == THIRD), None)
     if lane is None or BASELINE not in report.lanes:
         return None
-    own: dict[str, Any] = dict(lane["config"])
-    facts = lane_facts(report, THIRD)
-    breaks = [(facts["collapsed_word"], "loop"), (facts["absurd_word"], "absurd")]
+    main, own = report.lanes[report.main], report.lanes[THIRD]
+    facts = _text_facts(report, THIRD)
+    breaks: list[tuple[int | None, Literal["loop", "absurd"]]] = [
+        (facts.collapsed_word, "loop"),
+        (facts.absurd_word, "absurd"),
+    ]
     after, how = min(((at, how) for at, how in breaks if at is not None), default=(None, None))
-    is_bare = bool(config.get("rank")) and not own.get("rank") and own.get("reuse") == config.get("reuse")
-    changed = {name for name in own.keys() & config.keys() if own[name] != config[name]}
-    return {
-        "lane": THIRD,
-        "label": lane["label"],
-        "is_bare": is_bare,
-        "is_uncorrected": is_bare and changed <= {"corrections", "rank", "corrected", "extras"},
-        "accepted": report.lanes[THIRD].acceptance,
-        "breaks_after": after,
-        "how": how,
-        **facts,
-    }
+    config: Mapping[str, object] = report.trace.header.main["config"]
+    other: Mapping[str, object] = lane["config"]
+    is_bare = bool(config.get("rank")) and not other.get("rank") and own.schedule.reuse == main.schedule.reuse
+    changed = {name for name in other.keys() & config.keys() if other[name] != config[name]}
+    return ThirdFacts(
+        **vars(facts),
+        lane=THIRD,
+        label=lane["label"],
+        is_bare=is_bare,
+        is_uncorrected=is_bare and changed <= {"corrections", "rank", "corrected", "extras"},
+        accepted=own.acceptance,
+        breaks_after=after,
+        how=how,
+    )
 
 
 _NOTHING = {
@@ -217,41 +212,43 @@ _NOTHING = {
 }
 
 
-def sentence(kind: str, facts: Facts) -> str:
+def sentence(kind: Kind, facts: Facts) -> str:
     """The text of a verdict, from its facts alone."""
     text = ", ".join(filter(None, _clauses(kind, facts)))
     if kind != "stopped" and (third := _third(facts)):
         text += f"; {third}"
-    return " ".join([f"{text[:1].upper()}{text[1:]}.", *_notes(kind, facts)])
+    if kind == "compared" and facts.accept == 1 and facts.words:
+        text += ". With accept 1 only rounding makes the answers differ"
+    return " ".join([f"{text[:1].upper()}{text[1:]}.", *notes(kind, facts)])
 
 
-def _clauses(kind: str, facts: Facts) -> Iterator[str | None]:
-    words = facts["words"]
+def _clauses(kind: Kind, facts: Facts) -> Iterator[str | None]:
+    words = facts.words
     match kind:
         case "stopped":
-            own = f"{counted(facts['tokens'][facts['lane']], 'token')} of the answer"
-            yield f"The file is cut short after {own}" if facts["stopped"] == "cut" else f"Stopped after {own}"
-            if words and words["first"] is None:
-                yield "the answers are the same so far"
+            own = f"{counted(facts.tokens[facts.lane], 'token')} of the answer"
+            yield f"The file is cut short after {own}" if facts.stopped == "cut" else f"Stopped after {own}"
+            if facts.first_word is not None:
+                yield f"the answers differ from word {facts.first_word + 1} on"
             elif words:
-                yield f"the answers differ from word {words['first'] + 1} on"
+                yield "the answers are the same so far"
         case "nothing_skipped":
-            yield _NOTHING[facts["nothing"]]
-            if facts["nothing"] in ("head", "steps") and words:
+            yield _NOTHING[facts.nothing or "steps"]
+            if facts.nothing in ("head", "steps") and words:
                 yield from (_speed(facts), _answers(facts))
         case "lossless":
             same = "the answer is the full model's, word for word"
             yield from (_speed(facts), _skipped(facts), same, _memory(facts))
         case "collapsed":
-            yield f"LoRA-Drop's answer goes in circles from word {facts['collapsed_word'] + 1} on"
+            yield f"LoRA-Drop's answer goes in circles from word {(facts.collapsed_word or 0) + 1} on"
             yield from (_skipped(facts), _speed(facts), _memory(facts))
         case _:
             yield from (_speed(facts), _skipped(facts), _answers(facts), _memory(facts))
 
 
 def _speed(facts: Facts) -> str | None:
-    speed, speedup, interval = facts["speed"], facts["speedup"], facts["speedup_interval"]
-    if not is_timed(facts):
+    speed, speedup, interval = facts.speed, facts.speedup, facts.speedup_interval
+    if speedup is None or interval is None or not is_timed(facts):
         return untimed_words(facts)
     if speed == "same":
         return f"as fast as the full model ({speedup:.2f}x)"
@@ -262,21 +259,21 @@ def _speed(facts: Facts) -> str | None:
 
 
 def _skipped(facts: Facts) -> str | None:
-    share = facts["skipped_share"]
+    share = facts.skipped_share
     if share is None:
         return None
-    runs = "attention runs" if facts["part"] == "attention" else "layer runs"
+    runs = "attention runs" if facts.part == "attention" else "layer runs"
     return f"{share:.0%} of {runs} skipped" if share > 0 else "no gain: too many guesses were rejected"
 
 
 def _answers(facts: Facts) -> str | None:
-    words = facts["words"]
+    words = facts.words
     if words is None:
         return "without the full model beside it there is nothing to compare the answer with"
-    loss = _loss(facts["quality_loss"])
+    loss = _loss(facts.quality_loss)
     if words["first"] is None:
         return f"the answers are the same, word for word{loss}"
-    reads = f"LoRA-Drop's text {WORDS[facts['reads']]}{loss}" if facts["reads"] else "the quality was not measured"
+    reads = f"LoRA-Drop's text {WORDS[facts.reads]}{loss}" if facts.reads else "the quality was not measured"
     return f"the wording differs from word {words['first'] + 1} on, and {reads}"
 
 
@@ -285,7 +282,7 @@ def _loss(loss: float | None) -> str:
 
 
 def _memory(facts: Facts) -> str | None:
-    saved = facts["kv_saved"]
+    saved = facts.kv_saved
     if saved is None:
         return None
     if abs(saved) < 0.01:
@@ -294,31 +291,16 @@ def _memory(facts: Facts) -> str | None:
 
 
 def _third(facts: Facts) -> str | None:
-    third = facts["third"]
+    third = facts.third
     if third is None:
         return None
-    lead = "without corrections" if third["is_bare"] else f"in the lane \u201c{third['label']}\u201d"
-    if third["breaks_after"] is not None:
-        verb = "goes in circles" if third["how"] == "loop" else "breaks"
-        where = f"after {counted(third['breaks_after'], 'word')}" if third["breaks_after"] else "at its first word"
+    lead = "without corrections" if third.is_bare else f"in the lane \u201c{third.label}\u201d"
+    if third.breaks_after is not None:
+        verb = "goes in circles" if third.how == "loop" else "breaks"
+        where = f"after {counted(third.breaks_after, 'word')}" if third.breaks_after else "at its first word"
         return f"{lead} the text {verb} {where}"
-    first = third["words"]["first"]
-    if first is None:
+    if third.first_word is None:
         return f"{lead} the text is the full model's too"
-    if third["reads"]:
-        return f"{lead} the text {WORDS[third['reads']]}{_loss(third['quality_loss'])}"
-    return f"{lead} the text differs from word {first + 1} on"
-
-
-def _notes(kind: str, facts: Facts) -> Iterator[str]:
-    loop = facts["baseline_collapsed_word"]
-    if kind != "stopped" and loop is not None:
-        yield f"The full model's own answer goes in circles from word {loop + 1} on."
-    if kind in ("collapsed", "compared") and facts["corrections"] == "missing":
-        yield "There are no trained corrections for these settings: this is plain skipping."
-    elif kind in ("collapsed", "compared") and facts["corrections"] == "off":
-        yield "Corrections are off."
-    if kind == "compared" and facts["accept"] == 1 and facts["words"]:
-        yield "With accept 1 only rounding makes the answers differ."
-    if kind == "collapsed":
-        yield "Skip fewer layers, or shorten the period."
+    if third.reads:
+        return f"{lead} the text {WORDS[third.reads]}{_loss(third.quality_loss)}"
+    return f"{lead} the text differs from word {third.first_word + 1} on"

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lora_drop.adapters.find import config_fingerprint
 from lora_drop.errors import LoraDropError
@@ -25,6 +25,7 @@ from lora_drop.run.report.speed import BY_CHANCE
 from lora_drop.run.results.calibration import HEAD, gain_here, speeds_here
 from lora_drop.run.results.files import PRESETS_FILE
 from lora_drop.run.results.store import is_setting, whole_setting
+from lora_drop.run.trace.records import PresetFigures
 
 NOT_MEASURED = "not measured on this model"
 UNMEASURED = "gentle"  # the first preset of a model without figures and corrections: accept is slow with poor drafts
@@ -129,7 +130,7 @@ def measured_presets(
     return Measured(rows, bare, {name: content[name] for name in ("model", "device", "data", "date")})
 
 
-def idle_gain(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> dict[str, Any] | None:
+def preset_figures(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> PresetFigures | None:
     """What was measured of a setting that is a preset; None of other settings, and if nothing was.
 
     `preset`; `speedup`, `device`, and `head_speedup` of the full model with the screened head, as far as they were
@@ -148,18 +149,21 @@ def idle_gain(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> dict[s
         taken = config_fingerprint(loaded, config)  # only of this config: a fingerprint reads the whole bank
     except LoraDropError:
         return None
-    name, gains = same[0].name, dict[str, Any]()
+    name = same[0].name
+    gains: PresetFigures = {"preset": name}
     here = speeds_here(loaded, {name, HEAD})
-    for row, key in ((name, "speedup"), (HEAD, "head_speedup")):
+    keys: tuple[tuple[str, Literal["speedup", "head_speedup"]], ...] = (name, "speedup"), (HEAD, "head_speedup")
+    for row, key in keys:
         if gain_here(here.get(row)):
-            gains |= {key: here[row]["speedup"], "device": describe_device(loaded.device)["name"]}
+            gains[key] = here[row]["speedup"]
+            gains["device"] = describe_device(loaded.device)["name"]
     try:
         measured = measured_presets(loaded.id, loaded.revision, lambda one: taken if one == same[0].config else None)
     except LoraDropError:  # broken
         measured = Measured()
     if (accepted := measured.bare.get(name, {}).get("accepted")) is not None:
         gains["accepted_without"] = accepted
-    return {"preset": name, **gains} if gains else None
+    return gains if len(gains) > 1 else None
 
 
 def preset_words(row: dict[str, Any] | None, here: dict[str, Any] | None = None) -> str:

@@ -22,7 +22,7 @@ from lora_drop.method.schedule import StepKind
 from lora_drop.method.settings import settings_of
 
 FORMAT: Final = "lora-drop-trace"
-VERSIONS: Final = (1, 2, 3)  # 2 where tokens may be taken back, or quality is audited; 3 with drafts without a pass
+VERSION: Final = 4
 BASELINE, LORA_DROP, THIRD = "baseline", "lora_drop", "third"  # ids of the lanes of a run
 MAX_LANES = 16  # the reader and the page go through all lanes at every step
 MAX_LAYERS = 1000  # of a model, and the length of a list of layers
@@ -77,29 +77,36 @@ class ExtrasHeader(TypedDict, total=False):
     code_size: Factor
 
 
-if TYPE_CHECKING:  # a type checker does not read the table
-    LaneConfig = dict[str, Any]
-    Sampling = dict[str, Any]
-else:
-    # A lane's settings, all optional; without `dropped` (the resolved layers) it skips nothing.
-    LaneConfig = TypedDict(
-        "LaneConfig",
-        {
-            **_of_table(SCHEDULE),
-            "dropped": Layers,
-            "corrected": Layers | None,
-            "rank": Size,
-            "extras": ExtrasHeader,
-            "prunes": bool,
-            "lookup": Size,
-        },
-        total=False,
-    )
-    with_config(MORE)(LaneConfig)
+if TYPE_CHECKING:  # a type checker does not read the table; what reads a setting by its name takes it from `Schedule`
 
-    # The settings of the run.
-    Sampling = TypedDict("Sampling", {**_of_table(RUN), "notes": list[Any]}, total=False)
-    with_config(MORE)(Sampling)
+    class _ScheduleSettings(TypedDict):
+        pass
+
+    class _RunSettings(TypedDict):
+        pass
+else:
+    _ScheduleSettings = TypedDict("_ScheduleSettings", _of_table(SCHEDULE), total=False)
+    _RunSettings = TypedDict("_RunSettings", _of_table(RUN), total=False)
+
+
+@with_config(MORE)
+class LaneConfig(_ScheduleSettings, total=False):
+    """A lane's settings, and what they come to on its model. Without `dropped`, its layers, it skips nothing."""
+
+    dropped: Layers
+    corrected: Layers | None
+    rank: Size
+    extras: ExtrasHeader
+    bank: Text
+    prunes: bool
+    lookup: Size
+
+
+@with_config(MORE)
+class Sampling(_RunSettings, total=False):
+    """The settings of the run, and its notes for the user."""
+
+    notes: list[Any]
 
 
 @with_config(MORE)
@@ -156,7 +163,7 @@ class DeviceHeader(TypedDict):
 
 
 @with_config(MORE)
-class Idle(TypedDict):
+class PresetFigures(TypedDict):
     """What was measured of a preset before the run: its speedup when this machine was quiet, that of the full model
     with the screened head alone, and the machine's name; and the share of its drafts that the full model accepts
     without corrections."""
@@ -228,7 +235,7 @@ class _Line:
 class Header(_Line):
     """The first line: lanes, model, device, prompt and settings.
 
-    `idle` is what was measured of the preset that was run; a line has it only for a preset.
+    `preset_figures` is what was measured of the preset that was run; a line has it only for a preset.
     """
 
     lanes: Annotated[list[LaneHeader], Field(min_length=1, max_length=MAX_LANES)]
@@ -238,13 +245,13 @@ class Header(_Line):
     prompt_tokens: Annotated[int, Field(strict=True, ge=0, le=10**8)]
     seed: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
     software: dict[str, Any]
-    sampling: Sampling = field(default_factory=dict)
+    sampling: Sampling = field(default_factory=Sampling)
     type: Literal["header"] = "header"
     format: Literal["lora-drop-trace"] = FORMAT
-    version: Literal[1, 2, 3] = 1
-    idle: Idle | None = None
+    version: Literal[4] = VERSION
+    preset_figures: PresetFigures | None = None
 
-    _optional = ("idle",)
+    _optional = ("preset_figures",)
 
     def is_right(self) -> bool:
         """Checks that the types cannot make. A lane without `dropped` gets an empty one."""
@@ -253,8 +260,8 @@ class Header(_Line):
         if shape.get("num_layers", layers) != layers or len(shape.get("layer_sizes") or range(layers)) != layers:
             return False
         for lane in self.lanes:
-            config = lane["config"]
-            config.setdefault("dropped", [])
+            lane["config"].setdefault("dropped", [])
+            config: dict[str, Any] = dict(lane["config"])
             named = [config.get(name) or [] for name in ("dropped", "corrected", "drop_layers")]
             if any(len(set(some)) != len(some) for some in named):
                 return False
@@ -276,13 +283,19 @@ class Header(_Line):
 
 @dataclass(frozen=True)
 class StepRecord(_Line):
-    """One step of a lane. `ms` is the time of the step on the lane's own clock; `kv_bytes` is the size of its caches
-    after it; `entropy` is that of the step's unscaled logits, in nats, None of a `draft` (it took no pass); `active`
-    has a 1 for each layer that ran whole; `trigger` is the reason for an early refresh (a line has it
-    only then); `rows` are the tokens that the pass ran through the skipped layers (a line has it only where they are
-    more than one); `top` are the likeliest next tokens by the step's unscaled logits with their probabilities, the
-    likeliest first. `outside` is the part of `ms` outside the decoder's kernels (a line has it only where the decoder
-    counts them). `thought`: the token belongs to what the model thinks before it answers (a line has it only then)."""
+    """One step of a lane. A line has each of the last five only where it differs from its default.
+
+    Attributes:
+        active: 1 for each layer that ran whole.
+        ms: time of the step on the lane's own clock.
+        kv_bytes: of the lane's caches after it.
+        entropy: of its unscaled logits, in nats; None of a `draft`, which takes no pass.
+        trigger: why a refresh came early.
+        rows: tokens that the pass ran through the skipped layers.
+        top: the likeliest next tokens by its unscaled logits, with their probabilities, the likeliest first.
+        outside: the part of `ms` outside the decoder's kernels, where the decoder counts them.
+        thought: the token belongs to what the model thinks before it answers.
+    """
 
     lane: str
     step: StepNumber
@@ -445,9 +458,11 @@ def read_line(line: bytes) -> Record:
     if kind == "header":
         if values["format"] != FORMAT:
             raise LoraDropError("this is another format.")
-        if values["version"] not in VERSIONS:
-            versions = f"1 to {VERSIONS[-1]}"
-            raise LoraDropError(f"this is version {values['version']!r} of the format; this program reads {versions}.")
+        if values["version"] != VERSION:
+            raise LoraDropError(
+                f"this is version {values['version']!r} of the format; this program reads only version {VERSION}: "
+                "record the run again."
+            )
     cls, types = _readers()[kind]
     try:
         types.validate_python(values)
@@ -481,5 +496,5 @@ def _readers() -> dict[str, tuple[type[Record], TypeAdapter]]:
 def trace_schema() -> dict[str, Any]:
     """JSON Schema of one line of a trace, from the types that check a file; `assets/trace.schema.json` is its copy."""
     schema = TypeAdapter(Annotated[Record, Field(discriminator="type")]).json_schema()
-    about = {"$id": f"urn:{FORMAT}:{VERSIONS[-1]}", "title": f"{FORMAT}, versions 1 to {VERSIONS[-1]}: one line"}
+    about = {"$id": f"urn:{FORMAT}:{VERSION}", "title": f"{FORMAT}, version {VERSION}: one line"}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **about, **schema}

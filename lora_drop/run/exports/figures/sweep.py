@@ -71,7 +71,7 @@ def _write(drawn: dict[str, str], folder: Path) -> list[Path]:
 def sweep_map(sweep: dict[str, Any], group: Group, theme: str = "light") -> str:
     """Small multiples over (drop ratio, period) of one rule: quality, KV saved, measured speed and its bound.
 
-    The cells hold the numbers; the paper's safe zone is outlined and labelled as the paper's claim.
+    Each cell shows its number. A frame marks the paper's safe zone, which is the paper's claim.
 
     Args:
         sweep: the content of `sweep.json`; see `evaluation.sweep.read_sweep`.
