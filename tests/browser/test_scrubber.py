@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from playwright.sync_api import Page, expect
 
 from lora_drop.run.report.speed import speedup_words
+from lora_drop.run.request import Request
+from lora_drop.run.run import run
+from lora_drop.run.trace.records import StepRecord
 from lora_drop.run.trace.trace import gather
 from tests.support.page import (
+    CONFIG,
     figure,
     open_rest,
     pane_text,
@@ -135,8 +141,11 @@ def test_keys_and_clicks_move_the_scrubber(server, open_page):
 
 
 def test_playing_goes_from_the_first_step_to_the_last_and_can_pause(server, open_page):
+    records = list(run(server.loaded, Request("Why?", CONFIG, 60, ignore_eos=True)))
+    slow = [replace(record, ms=100.0) if isinstance(record, StepRecord) else record for record in records]
+    server.script = lambda: iter(slow)  # a minute at rate 0.1
     page = open_page(server.url)
-    prepare_and_run(page, 400)  # long enough to be caught in the middle
+    run_to_end(page)
     page.select_option(".ld-rate", "0.1")
     page.click("[data-act=play]")
     expect(page.locator("[data-act=play]")).to_have_attribute("aria-label", "Pause")
@@ -149,7 +158,7 @@ def test_playing_goes_from_the_first_step_to_the_last_and_can_pause(server, open
     page.select_option(".ld-rate", "4")
     page.click("[data-act=play]")
     expect(page.locator("[data-act=play]")).to_have_attribute("aria-label", "Play")
-    assert [page.evaluate(SHOWN, lane) for lane in (0, 1)] == [400, 400]
+    assert [page.evaluate(SHOWN, lane) for lane in (0, 1)] == [60, 60]
 
 
 def test_three_lanes_in_panes_and_charts(server, open_page):
