@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 
 import pytest
 from playwright.sync_api import expect
@@ -15,7 +14,7 @@ from lora_drop.run.trace.records import StepRecord, Summary, write_line
 from lora_drop.run.trace.trace import gather
 from lora_drop.ui import callbacks
 from tests.support.page import CONFIG, pane_text, prepare, run_to_end, save, set_number, wait_done
-from tests.support.runs import JUDGED
+from tests.support.runs import JUDGED, timed
 
 pytestmark = pytest.mark.browser
 
@@ -70,8 +69,9 @@ def test_a_changed_prompt_and_seed_are_what_is_played_and_what_is_downloaded(slo
 
 @pytest.mark.full
 def test_playing_waits_where_the_stream_is_behind_and_can_be_skipped(server, open_page):
-    records = list(run(server.loaded, Request("Why?", CONFIG, 400, ignore_eos=True, view="lock-step")))
-    records = [replace(one, ms=50.0) if isinstance(one, StepRecord) else one for one in records]  # 185 s at rate 0.1
+    records = timed(
+        run(server.loaded, Request("Why?", CONFIG, 400, ignore_eos=True, view="lock-step")), each=50.0
+    )  # 185 s at rate 0.1
     half = next(i for i, one in enumerate(records) if isinstance(one, StepRecord) and one.step == 20)
     more = next(i for i, one in enumerate(records) if isinstance(one, StepRecord) and one.step == 30)
     goes_on = threading.Event()
@@ -104,8 +104,9 @@ def test_playing_waits_where_the_stream_is_behind_and_can_be_skipped(server, ope
 @pytest.mark.parametrize("view", ["race", "lock-step"])
 def test_a_lane_that_ends_early_holds_up_no_other(server, open_page, view):
     """The third lane ends at its step 3, and the stream waits at step 30 of the others."""
-    records = list(run(server.loaded, Request("Why?", CONFIG, 60, ignore_eos=True, compare="skip", view="lock-step")))
-    records = [replace(one, ms=1.0) if isinstance(one, StepRecord) else one for one in records]
+    records = timed(
+        run(server.loaded, Request("Why?", CONFIG, 60, ignore_eos=True, compare="skip", view="lock-step")), each=1.0
+    )
     records[0].sampling["view"] = view  # at equal times both take turns alike
     short = [one for one in records if getattr(one, "lane", "") != "third" or one.step <= 3]
     until = next(i for i, one in enumerate(short) if isinstance(one, StepRecord) and one.step == 30)
@@ -129,8 +130,9 @@ def test_a_lane_that_ends_early_holds_up_no_other(server, open_page, view):
 
 @pytest.mark.full
 def test_after_a_busy_moment_playing_goes_on_and_does_not_leap(server, open_page):
-    records = list(run(server.loaded, Request("Why?", CONFIG, 100, ignore_eos=True, view="lock-step")))
-    records = [replace(one, ms=100.0) if isinstance(one, StepRecord) else one for one in records]  # 99 s at rate 0.1
+    records = timed(
+        run(server.loaded, Request("Why?", CONFIG, 100, ignore_eos=True, view="lock-step")), each=100.0
+    )  # 99 s at rate 0.1
     server.script = lambda: (one for one in records)
     page = open_page(server.url)
     page.select_option(".ld-rate", "0.1")

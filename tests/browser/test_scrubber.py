@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from lora_drop.run.report.speed import speedup_words
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.records import StepRecord
 from lora_drop.run.trace.trace import gather
 from tests.support.page import (
     CONFIG,
@@ -21,11 +18,13 @@ from tests.support.page import (
     prepare_and_run,
     requests_of,
     run_to_end,
+    scrub,
     set_number,
     wait_done,
     wait_still,
     wait_until,
 )
+from tests.support.runs import timed
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
@@ -50,10 +49,6 @@ TEXTS = """() => [...document.querySelectorAll('.ld-text')].map(text => ({
     top: text.getBoundingClientRect().top, height: text.clientHeight, scrolled: text.scrollTop,
     line: parseFloat(getComputedStyle(text).lineHeight),
 }))"""
-
-
-def scrub(page: Page, step: int) -> None:
-    page.locator(".ld-scrub").evaluate("(e, v) => { e.value = v; e.dispatchEvent(new Event('input')) }", step)
 
 
 def test_one_scrubber_moves_the_tokens_and_every_chart(server, open_page):
@@ -141,8 +136,7 @@ def test_keys_and_clicks_move_the_scrubber(server, open_page):
 
 
 def test_playing_goes_from_the_first_step_to_the_last_and_can_pause(server, open_page):
-    records = list(run(server.loaded, Request("Why?", CONFIG, 60, ignore_eos=True)))
-    slow = [replace(record, ms=100.0) if isinstance(record, StepRecord) else record for record in records]
+    slow = timed(run(server.loaded, Request("Why?", CONFIG, 60, ignore_eos=True)), each=100.0)
     server.script = lambda: iter(slow)  # a minute at rate 0.1
     page = open_page(server.url)
     run_to_end(page)

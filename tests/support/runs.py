@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.records import BASELINE, LORA_DROP, Record
+from lora_drop.run.trace.records import BASELINE, LORA_DROP, Record, StepRecord
 from lora_drop.run.trace.trace import Trace, gather
 from tests.support.made import audit, header, step, summary
 from tests.support.page import HOSTILE
 
 # A random model's drafts are kept now and then, also such that the full model would not write itself.
 JUDGED = LoraDropConfig(period=4, layers=(1, 4), drop_ratio=1.0, refresh="repair", kv="write", accept=0.6)
+
+
+def timed(records: Iterable[Record], **ms: float) -> list[Record]:
+    """The records with the same time for each step of a lane; `each` is that of the lanes that are not named."""
+    return [
+        replace(record, ms=ms[record.lane if record.lane in ms else "each"])
+        if isinstance(record, StepRecord)
+        else record
+        for record in records
+    ]
 
 
 def taken_back(loaded, tokens: int = 40) -> Trace:
