@@ -137,7 +137,7 @@ def test_keys_and_clicks_move_the_scrubber(server, open_page):
 
 def test_playing_goes_from_the_first_step_to_the_last_and_can_pause(server, open_page):
     slow = timed(run(server.loaded, Request("Why?", CONFIG, 60, ignore_eos=True)), each=100.0)
-    server.script = lambda: iter(slow)  # a minute at rate 0.1
+    server.script = lambda: (record for record in slow)  # a minute at rate 0.1
     page = open_page(server.url)
     run_to_end(page)
     page.select_option(".ld-rate", "0.1")
