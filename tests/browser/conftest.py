@@ -1,16 +1,17 @@
-"""A real server in this process, a real Chromium beside it. Every page refuses hosts other than this machine.
+"""A real server in this process, a real Chromium beside it, which reaches no host but this machine.
 
 All of it ends with this package: the driver keeps an event loop running, and `callbacks.run` is replaced here.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from lora_drop.models.load import load_model
 from lora_drop.models.pool import ModelPool
@@ -24,7 +25,7 @@ FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync "
     "--disable-backgrounding-occluded-windows --disable-renderer-backgrounding"  # two visitors draw at once
-).split()
+).split() + ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"]
 LOCAL = {"127.0.0.1", "localhost"}
 
 
@@ -46,6 +47,20 @@ def deep() -> Iterator[Server]:
     yield from serve(ModelPool(deep_model()))
 
 
+def release(server: Server) -> None:
+    """Runs go on at their speed."""
+    if server.goes_on:
+        server.goes_on.set()
+    server.goes_on = None
+
+
+@pytest.fixture
+def slow_server(server: Server) -> Server:
+    """A run on it lasts until the test sets `goes_on`, or longer than any look at it takes."""
+    server.goes_on = threading.Event()
+    return server
+
+
 @pytest.fixture(autouse=True)
 def nothing_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that waits on a busy machine waits for its own run: no recorded one is played before it."""
@@ -59,6 +74,7 @@ def server(tiny_server: Server) -> Iterator[Server]:
     tiny_server.closed = 0
     yield tiny_server
     tiny_server.script = None
+    release(tiny_server)
 
 
 @pytest.fixture(scope="package")
@@ -69,16 +85,30 @@ def browser() -> Iterator[Browser]:
         launched.close()
 
 
-@pytest.fixture
-def new_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Makes empty pages in contexts of their own; at the end, none may have logged an error or shown a dialog."""
-    contexts, errors = [], []
+@pytest.fixture(scope="module")
+def shared_context(browser: Browser) -> Iterator[BrowserContext]:
+    """A file's context: the page's scripts are fetched and compiled once."""
+    context = browser.new_context()
+    yield context
+    context.close()
 
-    def new(allowed: tuple[str, ...] = (), **options) -> Page:
-        """`allowed`: words of errors that the log may hold."""
-        context = browser.new_context(**{"viewport": {"width": 1600, "height": 900}} | options)
-        contexts.append(context)
+
+@pytest.fixture
+def new_page(browser: Browser, shared_context: BrowserContext) -> Iterator[Callable[..., Page]]:
+    """Makes empty pages; at the end, none may have logged an error or shown a dialog."""
+    pages, errors = [], []
+
+    def new(allowed: tuple[str, ...] = (), permissions: tuple[str, ...] = (), viewport=None, **media) -> Page:
+        """`allowed`: words of errors that the log may hold; `media`: what the visitor prefers.
+
+        The first page of a test is one of the file's context, each further one a visitor with a context of its own.
+        """
+        context = browser.new_context() if pages else shared_context
+        context.grant_permissions(permissions)
         page = context.new_page()
+        pages.append(page)
+        page.set_viewport_size(viewport or {"width": 1600, "height": 900})
+        page.emulate_media(**media)
 
         def log(message):
             if message.type == "error" and not any(words in message.text for words in allowed):
@@ -90,8 +120,14 @@ def new_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         return page
 
     yield new
-    for context in contexts:
-        context.close()
+    shared_context.set_offline(False)
+    shared_context.clear_permissions()
+    for page in pages:
+        if page.context is not shared_context:
+            page.context.close()
+        elif not page.is_closed():
+            page.evaluate("if (location.protocol === 'http:') localStorage.clear()")
+            page.close()
     assert errors == [], "the page logged errors"
 
 
@@ -105,15 +141,12 @@ def open_page(new_page: Callable[..., Page]) -> Iterator[Callable[..., Page]]:
         allowed = ("AbortError", "Connection errored out") * leaves + ("503 (Service Unavailable)",) * busy
         page = new_page(allowed, **options)
 
-        def check(route):
-            parts = urlsplit(route.request.url)
+        def check(request):
+            parts = urlsplit(request.url)
             if parts.scheme in ("http", "https", "ws", "wss") and parts.hostname not in LOCAL:
-                foreign.append(route.request.url)
-                route.abort()
-            else:
-                route.continue_()
+                foreign.append(request.url)
 
-        page.context.route("**/*", check)
+        page.on("request", check)  # a route would turn the browser's cache off
         page.goto(url)
         for is_ready in (".ld-status", ".ld-range-value"):
             page.wait_for_selector(f"{is_ready}:not(:empty)", timeout=60_000)

@@ -79,14 +79,16 @@ def check(page, trace) -> None:
     assert clocks[1]["y"] == pytest.approx([step.ms for step in steps[1:]], abs=0.006)
 
 
-def test_a_run_that_takes_tokens_back_ends_with_what_stands(server, open_page):
+def test_a_run_that_takes_tokens_back_ends_with_what_stands(slow_server, open_page):
+    server = slow_server
     scripted(server)
     page = open_page(server.url, viewport=TALL)
     open_rest(page)
     page.evaluate(WATCH)
     wait_still(page)
     page.click("#ld-run")
-    page.wait_for_function("window.struck.length > 0")
+    page.wait_for_function("window.struck.length > 0", timeout=60_000)
+    server.goes_on.set()
     wait_done(page)
     trace = gather(server.runs[-1])
     taken = [one for one in trace.passes["lora_drop"] if one.type == "rewind"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -107,12 +108,15 @@ def test_another_run_closes_it_and_a_lost_run_says_so(server, open_page):
     expect(page.locator(PANEL)).to_be_hidden()
 
 
-@pytest.mark.parametrize(("width", "height"), [(1366, 650), (1600, 900), (390, 844)])
-def test_it_is_on_the_screen_whole_beside_its_token(deep, open_page, width, height):
+def test_it_is_on_the_screen_whole_beside_its_token(deep, open_page):
     """With thirty layers, without scrolling the page; what does not fit scrolls inside."""
-    page = open_page(deep.url, viewport={"width": width, "height": height})
+    page = open_page(deep.url)
     prepare_and_run(page, 24)
-    for lane in (0, 1):
+    for (width, height), lane in itertools.product([(1366, 650), (1600, 900), (390, 844)], (0, 1)):
+        page.keyboard.press("Escape")
+        page.set_viewport_size({"width": width, "height": height})
+        page.evaluate("window.scrollTo(0, 0)")
+        wait_still(page)
         pick(page, lane, 7)
         expect(page.locator(PANEL)).to_have_attribute("data-state", "read", timeout=30_000)
         box, place = page.locator(PANEL).bounding_box(), page.locator(token(lane, 7)).bounding_box()

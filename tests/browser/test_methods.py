@@ -38,12 +38,10 @@ def test_another_method_is_a_lane_and_a_row(server, open_page):
     expect(page.locator("[data-testid=methods]")).to_be_hidden()
 
 
-@pytest.mark.parametrize("size", [(1366, 768), (1920, 1080), (390, 844)])
-def test_four_lanes_fit_and_each_has_its_row(server, open_page, size):
+def test_four_lanes_fit_and_each_has_its_row(server, open_page):
     """LoRA-Drop, its own comparison and a rival beside the full model, at each width and in talk mode."""
     page = open_page(
-        f"{server.url}?lanes=full,lora-drop,prompt-lookup&compare=skip&layers=1-4&drop_ratio=1&max_new_tokens=24",
-        viewport=dict(zip(("width", "height"), size, strict=True)),
+        f"{server.url}?lanes=full,lora-drop,prompt-lookup&compare=skip&layers=1-4&drop_ratio=1&max_new_tokens=24"
     )
     page.fill("#ld-prompt textarea", "a b a b a b")
     run_to_end(page)
@@ -51,14 +49,16 @@ def test_four_lanes_fit_and_each_has_its_row(server, open_page, size):
     names = list(trace.steps)
     assert len(names) == 4 == page.locator("[data-testid=methods] tbody tr").count()
     assert [pane_text(page, at) for at in range(4)] == [trace.text(name) for name in names]
-    for _ in range(2):  # the page, then talk mode
+    for width, height in 2 * ((1366, 768), (1920, 1080), (390, 844)):  # the page, then talk mode
+        page.set_viewport_size({"width": width, "height": height})
+        wait_still(page)
         boxes = [page.locator(f".ld-pane[data-lane='{at}']").bounding_box() for at in range(4)]
-        assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
-        assert all(box["x"] >= 0 and box["x"] + box["width"] <= size[0] for box in boxes)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
         for one, two in itertools.combinations(boxes, 2):
             apart = one["x"] + one["width"] <= two["x"] + 1 or one["y"] + one["height"] <= two["y"] + 1
             assert apart, (one, two)
-        page.keyboard.press("Escape")
-        page.evaluate("document.activeElement.blur()")
-        page.keyboard.press("t")
-        wait_still(page)
+        if width == 390:  # the last size
+            page.keyboard.press("Escape")
+            page.evaluate("document.activeElement.blur()")
+            page.keyboard.press("t")

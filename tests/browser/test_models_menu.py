@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from urllib.parse import urlencode
 
@@ -116,7 +115,7 @@ def test_what_cannot_be_had_is_reported_and_the_page_stays(menu, open_page):
     expect(page.locator("#ld-status .ld-status")).to_have_attribute("data-kind", "error", timeout=30_000)
     assert page.inner_text("#ld-status .ld-status") == REFUSED
     expect(page.locator("#ld-model input")).to_have_value(shown(LLAMA))
-    time.sleep(0.5)
+    wait_still(page)
     assert "is gated" in page.inner_text("#ld-status .ld-status"), "putting the menu back says nothing new"
     assert run_once(menu, page) == LLAMA
 

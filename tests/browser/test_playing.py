@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 
 import pytest
 from playwright.sync_api import expect
@@ -15,7 +14,7 @@ from lora_drop.run.trace.records import StepRecord, Summary, write_line
 from lora_drop.run.trace.trace import gather
 from lora_drop.ui import callbacks
 from tests.support.page import CONFIG, pane_text, prepare, run_to_end, save, set_number, wait_done
-from tests.support.runs import JUDGED
+from tests.support.runs import JUDGED, timed
 
 pytestmark = pytest.mark.browser
 
@@ -39,18 +38,20 @@ LOOK = f"""() => {{
 }}"""
 
 
-def test_a_changed_prompt_and_seed_are_what_is_played_and_what_is_downloaded(server, open_page, tmp_path):
-    page = open_page(server.url)
-    prepare(page, tokens=128)  # about 8 s
+def test_a_changed_prompt_and_seed_are_what_is_played_and_what_is_downloaded(slow_server, open_page, tmp_path):
+    page = open_page(slow_server.url)
+    prepare(page, tokens=128)
     page.fill("#ld-prompt textarea", "Another prompt, and a seed")
     set_number(page, "ld-seed", 7)
     set_number(page, "ld-temperature", 1)
     page.evaluate(LOOK)
     page.click("#ld-run")
     seen = page.wait_for_function("window.seen", timeout=60_000).json_value()
+    slow_server.goes_on.set()
+    page.select_option(".ld-rate", "4")
     assert "real speed" in seen["words"] and seen["verdict"] == "running"
     page.wait_for_selector(".ld-live[data-state=done]", timeout=60_000)  # by itself: nothing is skipped
-    records = server.runs[-1]
+    records = slow_server.runs[-1]
     trace = gather(records)
     assert (trace.header.prompt, trace.header.seed) == ("Another prompt, and a seed", 7)
     assert [pane_text(page, lane) for lane in (0, 1)] == [trace.text(name) for name in ("baseline", "lora_drop")]
@@ -68,8 +69,9 @@ def test_a_changed_prompt_and_seed_are_what_is_played_and_what_is_downloaded(ser
 
 @pytest.mark.full
 def test_playing_waits_where_the_stream_is_behind_and_can_be_skipped(server, open_page):
-    records = list(run(server.loaded, Request("Why?", CONFIG, 400, ignore_eos=True, view="lock-step")))
-    records = [replace(one, ms=50.0) if isinstance(one, StepRecord) else one for one in records]  # 185 s at rate 0.1
+    records = timed(
+        run(server.loaded, Request("Why?", CONFIG, 400, ignore_eos=True, view="lock-step")), each=50.0
+    )  # 185 s at rate 0.1
     half = next(i for i, one in enumerate(records) if isinstance(one, StepRecord) and one.step == 20)
     more = next(i for i, one in enumerate(records) if isinstance(one, StepRecord) and one.step == 30)
     goes_on = threading.Event()
@@ -102,8 +104,9 @@ def test_playing_waits_where_the_stream_is_behind_and_can_be_skipped(server, ope
 @pytest.mark.parametrize("view", ["race", "lock-step"])
 def test_a_lane_that_ends_early_holds_up_no_other(server, open_page, view):
     """The third lane ends at its step 3, and the stream waits at step 30 of the others."""
-    records = list(run(server.loaded, Request("Why?", CONFIG, 60, ignore_eos=True, compare="skip", view="lock-step")))
-    records = [replace(one, ms=1.0) if isinstance(one, StepRecord) else one for one in records]
+    records = timed(
+        run(server.loaded, Request("Why?", CONFIG, 60, ignore_eos=True, compare="skip", view="lock-step")), each=1.0
+    )
     records[0].sampling["view"] = view  # at equal times both take turns alike
     short = [one for one in records if getattr(one, "lane", "") != "third" or one.step <= 3]
     until = next(i for i, one in enumerate(short) if isinstance(one, StepRecord) and one.step == 30)
@@ -127,17 +130,27 @@ def test_a_lane_that_ends_early_holds_up_no_other(server, open_page, view):
 
 @pytest.mark.full
 def test_after_a_busy_moment_playing_goes_on_and_does_not_leap(server, open_page):
-    records = list(run(server.loaded, Request("Why?", CONFIG, 100, ignore_eos=True, view="lock-step")))
-    records = [replace(one, ms=2.0) if isinstance(one, StepRecord) else one for one in records]  # 2 s at rate 0.1
+    records = timed(
+        run(server.loaded, Request("Why?", CONFIG, 100, ignore_eos=True, view="lock-step")), each=100.0
+    )  # 99 s at rate 0.1
     server.script = lambda: (one for one in records)
     page = open_page(server.url)
     page.select_option(".ld-rate", "0.1")
     page.click("#ld-run")
     page.wait_for_selector(".ld-live[data-state=playing]")
-    page.evaluate("setTimeout(() => { for (const end = performance.now() + 2500; performance.now() < end; ); })")
-    page.wait_for_timeout(100)  # answered when the page is idle again
-    seen = page.evaluate(SEEN)
-    assert seen["state"] == "playing" and max(seen["shown"]) < 100
+    page.wait_for_function("window.LoraDrop.store.state.moment > 0")
+    leap = page.evaluate(
+        """async () => {
+            const { state } = window.LoraDrop.store, before = state.moment;
+            const frame = () => new Promise(requestAnimationFrame);
+            for (const end = performance.now() + 2500; performance.now() < end; );
+            await frame();
+            await frame();
+            return window.LoraDrop.store.state.moment - before;
+        }"""
+    )
+    assert 0 <= leap < 200, "2.5 s at rate 0.1 are 250 ms"
+    page.select_option(".ld-rate", "4")
     page.wait_for_selector(".ld-live[data-state=done]")
 
 

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import JudgeRecord, RewindRecord, StepRecord
 from lora_drop.run.trace.trace import gather
 from lora_drop.ui.stream import MIN_INTERVAL
-from tests.browser.test_export import save
-from tests.support.page import run_to_end, wait_done
-from tests.support.runs import JUDGED
+from tests.support.page import CONFIG, run_to_end, save, scrub, wait_done
+from tests.support.runs import JUDGED, timed
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
-CONFIG = LoraDropConfig(period=4, layers=(1, 4), drop_ratio=1.0)
 LABEL = "document.querySelector('.ld-race-canvas').ariaLabel"
 BAR, STRIP, GAP, BETWEEN, TEXT, TALL = 18, 16, 4, 24, 12, 4  # of assets/js/charts/race_drawing.js and race.js
 # Number of pixels of a colour, or of any, in a row of the canvas, with the first and the last of them; no names.
@@ -36,15 +32,6 @@ ROW = """([y, name]) => {
     const drawn = all.filter(x => name ? isColour(x) : data[4 * x + 3] > 100);
     return [drawn.length, drawn[0], drawn.at(-1)];
 }"""
-
-
-def timed(records, **ms: float):
-    """The records with the same time for each step of a lane."""
-    return [replace(one, ms=ms[one.lane]) if isinstance(one, StepRecord) else one for one in records]
-
-
-def scrub(page: Page, step: int) -> None:
-    page.locator(".ld-scrub").evaluate("(e, v) => { e.value = v; e.dispatchEvent(new Event('input')) }", step)
 
 
 def wait_label(page: Page, words: str) -> None:

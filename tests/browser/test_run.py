@@ -137,11 +137,11 @@ def test_early_refreshes_are_seen_counted_and_explained(server, open_page):
 
 
 @pytest.mark.full
-def test_stop_keeps_what_ran_and_a_summary(server, open_page):
-    page = open_page(server.url)
+def test_stop_keeps_what_ran_and_a_summary(slow_server, open_page):
+    server, page = slow_server, open_page(slow_server.url)
     prepare(page, tokens=2000)
     page.click("#ld-run")
-    page.wait_for_function("document.querySelectorAll('.ld-token').length > 40")
+    page.wait_for_function("document.querySelectorAll('.ld-token').length > 12")
     expect(page.locator("#ld-stop")).to_be_enabled()
     page.click("#ld-stop")
     wait_done(page)
@@ -151,6 +151,7 @@ def test_stop_keeps_what_ran_and_a_summary(server, open_page):
     assert pane_text(page, 1) == trace.text("lora_drop") and len(trace.steps["lora_drop"]) < 2000
     assert figure(page, "tokens", 1) == f"{len(trace.steps['lora_drop']):,}"
     expect(page.locator("#ld-stop")).to_be_disabled()
+    server.goes_on.set()
     # The next run is not stopped by the flag of the last one.
     set_number(page, "ld-max-new-tokens", 12)
     page.click("#ld-run")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import time
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -243,7 +243,7 @@ def test_the_figure_follows_the_theme_with_no_request(stored, open_page):
     assert not [url for url in asked if "queue" in url or "run" in url]
 
 
-def test_a_sweep_runs_to_its_end_and_grows_in_the_figures(server, open_page, monkeypatch):
+def test_a_sweep_runs_to_its_end_and_grows_in_the_figures(server, open_page, monkeypatch, goes_on):
     page = open_page(server.url)
     open_zone(page)
     assert "There is no stored sweep of this model" in page.inner_text("#ld-zone-show")
@@ -251,12 +251,12 @@ def test_a_sweep_runs_to_its_end_and_grows_in_the_figures(server, open_page, mon
     measured = []
     real = safe_zone.measure
 
-    def slow(*args, **more):
-        time.sleep(1)  # so that the page is seen between two points
+    def held(*args, **more):
+        assert not measured or goes_on.wait(60)
         measured.append(real(*args, **more))
         return measured[-1]
 
-    monkeypatch.setattr(safe_zone, "measure", slow)
+    monkeypatch.setattr(safe_zone, "measure", held)
     set_text(page, "ld-sweep-ratios", "0.5,1")
     set_text(page, "ld-sweep-periods", "3")
     height = page.locator("#ld-zone-run").bounding_box()["height"]
@@ -267,6 +267,7 @@ def test_a_sweep_runs_to_its_end_and_grows_in_the_figures(server, open_page, mon
     assert page.evaluate("document.querySelector('.ld-progress progress').value") == 1
     assert len(cells(page)) == 1, "the first point is there before the second"
     assert page.locator("#ld-zone-run").bounding_box()["height"] == height, "the form jumped"
+    goes_on.set()
     assert sweep_ended(page) == "Finished: 2 points measured."
     page.wait_for_function("document.querySelectorAll('.ld-map-cell').length === 2")
     for label, column, form in (
@@ -296,13 +297,21 @@ def test_a_sweep_runs_to_its_end_and_grows_in_the_figures(server, open_page, mon
 
 
 @pytest.fixture
-def calls(monkeypatch):
-    """The points of a sweep that takes a second for each."""
+def goes_on() -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.fixture
+def calls(monkeypatch, goes_on):
+    """The points of a sweep that takes two seconds for each after the first, until `goes_on` is set."""
     found = []
 
     def slow(loaded, point, *_, **__):
+        if found:
+            goes_on.wait(2)
         found.append(point)
-        time.sleep(1)
         return made_row(point.config.drop_ratio, point.config.period, "none")
 
     monkeypatch.setattr(safe_zone, "measure", slow)
@@ -324,7 +333,7 @@ def test_cancel_keeps_what_ran(server, open_page, calls):
     expect(page.locator("#ld-sweep-run")).to_be_enabled()
 
 
-def test_a_closed_tab_ends_the_sweep(server, open_page, calls):
+def test_a_closed_tab_ends_the_sweep(server, open_page, calls, goes_on):
     page = open_page(server.url, leaves=True)
     open_zone(page)
     set_text(page, "ld-sweep-periods", "2,3,4,5,6,7,8,9")
@@ -337,6 +346,8 @@ def test_a_closed_tab_ends_the_sweep(server, open_page, calls):
     set_text(other, "ld-sweep-ratios", "0.5")
     set_text(other, "ld-sweep-periods", "2")
     other.click("#ld-sweep-run")
+    expect(other.locator(".ld-progress .ld-status")).to_contain_text("Point 1 of 1", timeout=60_000)
+    goes_on.set()
     assert sweep_ended(other) == "Finished: 1 point measured."
     assert len(calls) < 14, "one of them the other visitor's"
 

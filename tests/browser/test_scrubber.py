@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from lora_drop.run.report.speed import speedup_words
+from lora_drop.run.request import Request
+from lora_drop.run.run import run
 from lora_drop.run.trace.trace import gather
 from tests.support.page import (
+    CONFIG,
     figure,
     open_rest,
     pane_text,
@@ -15,11 +18,13 @@ from tests.support.page import (
     prepare_and_run,
     requests_of,
     run_to_end,
+    scrub,
     set_number,
     wait_done,
     wait_still,
     wait_until,
 )
+from tests.support.runs import timed
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
@@ -44,10 +49,6 @@ TEXTS = """() => [...document.querySelectorAll('.ld-text')].map(text => ({
     top: text.getBoundingClientRect().top, height: text.clientHeight, scrolled: text.scrollTop,
     line: parseFloat(getComputedStyle(text).lineHeight),
 }))"""
-
-
-def scrub(page: Page, step: int) -> None:
-    page.locator(".ld-scrub").evaluate("(e, v) => { e.value = v; e.dispatchEvent(new Event('input')) }", step)
 
 
 def test_one_scrubber_moves_the_tokens_and_every_chart(server, open_page):
@@ -135,8 +136,10 @@ def test_keys_and_clicks_move_the_scrubber(server, open_page):
 
 
 def test_playing_goes_from_the_first_step_to_the_last_and_can_pause(server, open_page):
+    slow = timed(run(server.loaded, Request("Why?", CONFIG, 60, ignore_eos=True)), each=100.0)
+    server.script = lambda: (record for record in slow)  # a minute at rate 0.1
     page = open_page(server.url)
-    prepare_and_run(page, 400)  # long enough to be caught in the middle
+    run_to_end(page)
     page.select_option(".ld-rate", "0.1")
     page.click("[data-act=play]")
     expect(page.locator("[data-act=play]")).to_have_attribute("aria-label", "Pause")
@@ -149,7 +152,7 @@ def test_playing_goes_from_the_first_step_to_the_last_and_can_pause(server, open
     page.select_option(".ld-rate", "4")
     page.click("[data-act=play]")
     expect(page.locator("[data-act=play]")).to_have_attribute("aria-label", "Play")
-    assert [page.evaluate(SHOWN, lane) for lane in (0, 1)] == [400, 400]
+    assert [page.evaluate(SHOWN, lane) for lane in (0, 1)] == [60, 60]
 
 
 def test_three_lanes_in_panes_and_charts(server, open_page):

@@ -17,7 +17,8 @@ from tests.support.page import CONFIG, pane_text, prepare, prepare_and_run, set_
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 
-def test_two_visitors_get_their_own_runs_and_the_second_sees_its_place(server, open_page):
+def test_two_visitors_get_their_own_runs_and_the_second_sees_its_place(slow_server, open_page):
+    server = slow_server
     one, two = open_page(server.url), open_page(server.url)
     for page, tokens in ((one, 1800), (two, 16)):  # the first is stopped
         prepare(page, tokens)
@@ -27,11 +28,12 @@ def test_two_visitors_get_their_own_runs_and_the_second_sees_its_place(server, o
     one.wait_for_function("document.querySelectorAll('.ld-token').length > 10")
     two.click("#ld-run")
     place = two.locator("#ld-status .progress-text")
-    expect(place).to_contain_text("queue: 1/1", timeout=5_000)
+    expect(place).to_contain_text("queue: 1/1")
     assert place.bounding_box()["height"] > 10
     expect(two.locator("#ld-stop")).to_be_disabled()
     one.click("#ld-stop")  # the first visitor's stop is not the second's
     wait_done(one)
+    server.goes_on.set()
     wait_done(two)
     assert "Finished: 16 tokens in each answer." in two.inner_text(".ld-status")
     first, second = (gather(records) for records in server.runs[-2:])
@@ -39,8 +41,8 @@ def test_two_visitors_get_their_own_runs_and_the_second_sees_its_place(server, o
     assert pane_text(one, 1) == first.text("lora_drop") and pane_text(two, 1) == second.text("lora_drop")
 
 
-def test_a_closed_tab_and_a_reload_end_the_run_and_release_it(server, open_page):
-    page = open_page(server.url, leaves=True)
+def test_a_closed_tab_and_a_reload_end_the_run_and_release_it(slow_server, open_page):
+    server, page = slow_server, open_page(slow_server.url, leaves=True)
     prepare(page, tokens=2000)
     page.click("#ld-run")
     page.wait_for_function("document.querySelectorAll('.ld-token').length > 10")
@@ -48,10 +50,12 @@ def test_a_closed_tab_and_a_reload_end_the_run_and_release_it(server, open_page)
     page.wait_for_selector(".ld-status:not(:empty)")
     wait_until(lambda: server.closed == 1, "the reloaded page's run ended")
     assert len(server.runs[-1]) < 4000
+    server.goes_on.set()
     prepare_and_run(page, 10)
+    server.goes_on.clear()
     set_number(page, "ld-max-new-tokens", 2000)
     page.click("#ld-run")
-    page.wait_for_function("document.querySelectorAll('.ld-token').length > 30")
+    wait_until(lambda: len(server.runs) == 3 and len(server.runs[-1]) > 4, "it runs", page=page)
     page.close()
     wait_until(lambda: server.closed == 3, "the closed tab's run ended")
 

@@ -66,6 +66,10 @@ def figure(page: Page, name: str, lane: int | None = None) -> str:
     return page.text_content(f"{where} [data-figure='{name}']")
 
 
+def scrub(page: Page, step: int) -> None:
+    page.locator(".ld-scrub").evaluate("(e, v) => { e.value = v; e.dispatchEvent(new Event('input')) }", step)
+
+
 def open_rest(page: Page) -> None:
     """Unfold the charts and figures that are not in view at first."""
     page.evaluate("document.querySelector('.ld-rest').open = true")

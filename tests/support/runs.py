@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.run.report.steps import about_steps
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
-from lora_drop.run.trace.records import BASELINE, LORA_DROP, Record
+from lora_drop.run.trace.records import BASELINE, LORA_DROP, Record, StepRecord
 from lora_drop.run.trace.trace import Trace, gather
 from tests.support.made import audit, header, step, summary
 from tests.support.page import HOSTILE
@@ -21,6 +22,16 @@ JUDGED = LoraDropConfig(period=4, layers=(1, 4), drop_ratio=1.0, refresh="repair
 def about_step(trace: Trace, lane: str, step: int) -> dict[str, Any]:
     """What the page shows of one step."""
     return about_steps(trace, lane, step, 1)[0]
+
+
+def timed(records: Iterable[Record], **ms: float) -> list[Record]:
+    """The records with the same time for each step of a lane; `each` is that of the lanes that are not named."""
+    return [
+        replace(record, ms=ms[record.lane if record.lane in ms else "each"])
+        if isinstance(record, StepRecord)
+        else record
+        for record in records
+    ]
 
 
 def taken_back(loaded, tokens: int = 40) -> Trace:

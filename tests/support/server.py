@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.pool import ModelPool
 from lora_drop.models.tokens import ByteTokenizer
-from lora_drop.run.trace.records import Record
+from lora_drop.run.trace.records import Record, StepRecord
 from lora_drop.ui import callbacks
 from lora_drop.ui.page import Page, build_app, launch
 from lora_drop.ui.serve.policy import Policy
@@ -48,13 +49,18 @@ def ask(port: int, *args, **headers: str) -> tuple[int, bytes, dict[str, str]]:
 
 @dataclass
 class Server:
-    """A running page, the records of its runs, and a way to put a run of one's own in their place."""
+    """A running page, the records of its runs, and a way to put another run in their place.
+
+    Args:
+        goes_on: until this is set, a run waits a tenth of a second after each step, however fast the machine is.
+    """
 
     url: str
     loaded: LoadedModel
     runs: list[list[Record]] = field(default_factory=list)
     closed: int = 0
     script: Callable[[], Iterator[Record]] | None = None
+    goes_on: threading.Event | None = None
 
     def run(self, loaded, request, should_stop=lambda: False, prompts=None) -> Iterator[Record]:
         records: list[Record] = []
@@ -64,6 +70,8 @@ class Server:
             for record in source:
                 records.append(record)
                 yield record
+                if self.goes_on and isinstance(record, StepRecord):
+                    self.goes_on.wait(0.1)
         finally:
             source.close()
             self.closed += 1

@@ -14,7 +14,7 @@ import pytest
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import Record, StepRecord
-from lora_drop.ui import callbacks, components
+from lora_drop.ui import callbacks, components, stream
 from tests.support.server import launched
 from tests.support.server import request as ask
 
@@ -38,7 +38,7 @@ class Gated:
     def __call__(self, loaded, request, *rest) -> Iterator[Record]:
         for record in run(loaded, request, *rest):
             if isinstance(record, StepRecord) and record.lane == "lora_drop" and record.step:
-                time.sleep(0.12)  # longer than the least time between two updates
+                time.sleep(0.02)  # longer than the time between two updates
                 if record.step % GATE == 0:
                     self.looks += 1
                     self.starved |= not self.read.wait(30)
@@ -69,6 +69,8 @@ def test_the_document_and_the_scripts_come_compressed_where_the_browser_reads_th
 def test_the_records_of_a_run_come_one_by_one_and_as_they_are(address, monkeypatch, door):
     gated = Gated()
     monkeypatch.setattr(callbacks, "run", gated)
+    for name in ("MIN_INTERVAL", "MAX_INTERVAL"):
+        monkeypatch.setattr(stream, name, 0.01)
     info = json.loads(ask(address, "GET", "/gradio_api/info").read())["named_endpoints"]["/generate"]["parameters"]
     settings = {"prompt": "Why?", "max_new_tokens": 3 * GATE + 1, "ignore_eos": True, "audit": False}
     values = [settings.get(one["parameter_name"], one.get("parameter_default")) for one in info]
@@ -81,11 +83,11 @@ def test_the_records_of_a_run_come_one_by_one_and_as_they_are(address, monkeypat
     else:
         event = ask(address, "POST", "/gradio_api/call/generate", json.dumps({"data": values}), **READS).read()
         path = f"/gradio_api/call/generate/{json.loads(event)['event_id']}"
-    stream = ask(address, "GET", path, **READS)
-    assert stream.status == 200 and stream.headers["content-encoding"] is None
-    assert stream.headers["content-type"].startswith("text/event-stream")
+    events = ask(address, "GET", path, **READS)
+    assert events.status == 200 and events.headers["content-encoding"] is None
+    assert events.headers["content-type"].startswith("text/event-stream")
     parts = 0
-    for line in stream:
+    for line in events:
         if b"step" in line:  # words of the trace
             parts += 1
             gated.read.set()

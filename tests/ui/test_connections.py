@@ -68,10 +68,10 @@ def answer(url: str) -> int:
 
 def test_half_a_request_holds_no_connection_for_ever(tiny, monkeypatch):
     """Before: the head of a second request could stay half sent, and uvicorn waited for the rest of it."""
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
     head = b"GET /gradio_api/app_id HTTP/1.1\r\nHost: localhost\r\n"
     with launched(ModelPool(tiny)) as (_, port):
-        for whole in (0, 1, 2):
+        for whole in (0, 2):
             with socket.create_connection(("127.0.0.1", port), 30) as silent:
                 for _ in range(whole):
                     silent.sendall(head + b"\r\n")

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
@@ -19,6 +18,7 @@ from lora_drop.ui.serve import reader as module
 from lora_drop.ui.serve.reader import Reader
 from scripts.attack.traces import header, step, text
 from tests.support import ROOT
+from tests.support.page import wait_until
 
 RAW = text(header(), *map(step, range(6))).encode()
 
@@ -103,9 +103,16 @@ def test_a_trace_is_read_once_and_answers_are_bounded(reader, monkeypatch):
         assert 0 < reader.nbytes <= reader._answers.most_bytes
 
 
-def test_an_address_has_one_process_and_all_have_few(reader, stub, monkeypatch):
-    stub('import time; time.sleep(1); print("{\\"answer\\": 1}")')
+def test_an_address_has_one_process_and_all_have_few(reader, monkeypatch):
     at_once: list[int] = []
+    goes_on = threading.Event()
+
+    def process(*_) -> bytes:
+        at_once.append(len(reader._busy))
+        assert goes_on.wait(60)
+        return b"1"
+
+    monkeypatch.setattr(reader, "_process", process)
     monkeypatch.setattr(module, "address_of_call", lambda: threading.current_thread().name.partition(" ")[0])
 
     def ask(number: int) -> None:
@@ -115,9 +122,10 @@ def test_an_address_has_one_process_and_all_have_few(reader, stub, monkeypatch):
     threads = [threading.Thread(target=ask, args=(i,), name=name) for i, name in enumerate(names)]
     for thread in threads:
         thread.start()
-    while any(thread.is_alive() for thread in threads):
-        at_once.append(len(reader._busy))
-        time.sleep(0.02)
+    wait_until(lambda: len(at_once) == module.AT_ONCE, "two addresses have a process")
+    goes_on.set()
+    for thread in threads:
+        thread.join()
     assert max(at_once) == module.AT_ONCE and len(reader._answers) == 4
     monkeypatch.setattr(module, "PATIENCE", 0.05)
     reader._busy |= {"one", "two"}

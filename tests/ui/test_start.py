@@ -68,13 +68,31 @@ def test_the_page_starts_and_takes_a_trace_there(tmp_path):
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
+# The app with runs of a minute or more, however fast the machine is.
+SLOW_APP = """
+import time
+from lora_drop.ui import callbacks, main
+
+run = callbacks.run
+
+def slow(*args):
+    for record in run(*args):
+        time.sleep(0.02)
+        yield record
+
+callbacks.run = slow
+main()
+"""
+
+
 @pytest.mark.full
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_a_signal_ends_a_run_at_a_step_and_the_process_at_once(tmp_path):
     """Before: the run's stream broke off, and uploads stayed."""
     env = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path / "uploads"), "LORA_DROP_MODEL": "random:tiny-llama"}
     env |= {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(free_port())}
-    with server(sys.executable, ROOT, tmp_path / "log", env) as (process, url):
+    (tmp_path / "app.py").write_text(SLOW_APP)
+    with server(sys.executable, tmp_path, tmp_path / "log", env | {"PYTHONPATH": str(ROOT)}) as (process, url):
         assert httpx.post(f"{url}/gradio_api/upload", files={"files": ("a.jsonl", b"x")}).status_code == 200
         client = Client(url, verbose=False)
         run = client.submit("Count", max_new_tokens=1500, ignore_eos=True, api_name="/generate")
