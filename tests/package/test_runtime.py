@@ -108,7 +108,7 @@ def test_a_version_that_will_do_passes(versions, installed):
 
 
 def test_a_wheel_asks_by_its_metadata(versions, monkeypatch):
-    asked = ["torch<3,>=2.9", "gradio<7,>=6.24; extra == 'page'", 'lm-eval>=0.4.13; extra == "harness"']
+    asked = ["torch<3,>=2.9", "gradio<7,>=6.24; extra == 'page'", 'lm-eval>=0.4.13; extra == "benchmark"']
     versions("", {"torch": "2.9", "gradio": "5.1", "lm-eval": "0.1"})
     monkeypatch.setattr(paths, "CHECKOUT", None)
     monkeypatch.setattr(metadata, "requires", lambda name: asked if name == "lora-drop" else None)
