@@ -28,22 +28,20 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     config = config_from(vars(args), args.model)
-    from lora_drop.evaluation.tasks.base import Options
-    from lora_drop.evaluation.tasks.registry import read_tasks
+    from lora_drop.evaluation.tasks.utils import Options
 
     names = None if args.tasks is None else tuple(name.strip() for name in args.tasks.split(","))
     options = Options(
         *(args.data_dir, args.out, names, args.limit),
         *(args.run_code, args.max_new_tokens, args.context_tokens),
     )
-
-    work = read_tasks(options.data_dir, options.names, options.limit, note)
-    from lora_drop.evaluation.tasks.benchmark import benchmark, markdown
+    from lora_drop.evaluation.tasks.benchmark import benchmark, markdown, read_tasks
     from lora_drop.run.results.files import BENCHMARK
 
+    tasks = read_tasks(options, note)
     loaded = load(args)
     with BENCHMARK.writing(options.out), progress("records", every=30) as show:
-        result = benchmark(loaded, config, work, options, note, show)
+        result = benchmark(loaded, config, tasks, options, note, show)
     note(*result["notes"])
     if args.json:
         print_json(result)

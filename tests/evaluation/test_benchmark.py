@@ -8,13 +8,15 @@ import pytest
 from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.metrics import decode_target
-from lora_drop.evaluation.tasks import runner as module
-from lora_drop.evaluation.tasks.benchmark import _bootstrap, _wilson
-from lora_drop.evaluation.tasks.registry import TASKS
-from lora_drop.evaluation.tasks.runner import fit_prompt, generate_text
+from lora_drop.evaluation.tasks import utils
+from lora_drop.evaluation.tasks.utils import TASKS, read
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.tokens import encode_prompt, encode_text
 from tests.support.naive import both_log_probs
+
+pytest.importorskip("lm_eval")
+from lora_drop.evaluation.tasks.benchmark import Runner, _bootstrap, _wilson, fit_prompt
+from lora_drop.evaluation.tasks.model import LaneLM
 
 MODEL = ["--model", "random:tiny-llama", "--dtype", "float32", "--device", "cpu"]
 DROPPING = ["--period", "3", "--drop-ratio", "1", "--reuse", "state"]
@@ -58,11 +60,11 @@ def test_all_tasks_in_one_run(bench):
 
 def test_quality_and_choices_are_those_of_step_by_step_decoding(bench, tiny):
     result, _ = bench("--json", "--tasks", "hellaswag")
-    [example] = TASKS["hellaswag"].read(bench.data, print)
+    [example] = read("hellaswag", bench.data)["test"]
     [record] = lines(bench)
     schedule = CONFIG.schedule_for(tiny.num_layers)
-    prompt = encode_prompt(tiny.tokenizer, example.prompt, chat=False)
-    for k, choice in enumerate(example.choices):
+    prompt = encode_prompt(tiny.tokenizer, example["prompt"], chat=False)
+    for k, choice in enumerate(example["choices"]):
         ids = encode_text(tiny.tokenizer, choice)
         logs = both_log_probs(tiny.model, prompt, ids, schedule)
         for lane, of_lane in zip(("baseline", "lora_drop"), logs, strict=True):
@@ -70,11 +72,11 @@ def test_quality_and_choices_are_those_of_step_by_step_decoding(bench, tiny):
             assert record[lane]["log_likelihoods"][k] == pytest.approx(total, abs=2e-3)
     for lane in ("baseline", "lora_drop"):
         normed = [
-            total / len(text) for total, text in zip(record[lane]["log_likelihoods"], example.choices, strict=True)
+            total / len(text) for total, text in zip(record[lane]["log_likelihoods"], example["choices"], strict=True)
         ]
         assert record[lane]["answer"] == int(np.argmax(normed))
-        assert record[lane]["score"] == (example.choices[record[lane]["answer"]] == example.target)
-    gold = example.choices.index(example.target)
+        assert record[lane]["score"] == (example["choices"][record[lane]["answer"]] == example["target"])
+    gold = example["choices"].index(example["target"])
     every = record["all_steps"]
     assert every["nll_lora_drop"] * every["count"] == pytest.approx(-record["lora_drop"]["log_likelihoods"][gold])
     assert result["rows"][0]["all_steps_nll_baseline"]["value"] == pytest.approx(every["nll_baseline"])
@@ -111,8 +113,8 @@ def test_it_goes_on_where_it_ended(bench, monkeypatch):
     with (bench.out / "records.jsonl").open("a") as file:
         file.write('{"task": "xnli", "id": "xnli/te')  # a run that was killed while it wrote
     ran = []
-    run = module.Runner.run
-    monkeypatch.setattr(module.Runner, "run", lambda self, task, ex: ran.append(ex.id) or run(self, task, ex))
+    run = Runner.run
+    monkeypatch.setattr(Runner, "run", lambda self, task, doc: ran.append(doc["id"]) or run(self, task, doc))
     result, _ = bench("--json", "--tasks", "xnli,hellaswag")
     assert ran == ["xnli/test.sw.tsv:2", "xnli/test.en.tsv:3", "hellaswag/v.jsonl:1"]
     assert lines(bench)[0] == first[0] and [row["scored"] for row in result["rows"]] == [3, 1]
@@ -135,7 +137,7 @@ def test_other_settings_are_refused(bench, changed):
 
 
 def test_code_is_not_run_unless_asked(bench, monkeypatch):
-    monkeypatch.setattr(module, "run_program", lambda code: pytest.fail("a program was run"))
+    monkeypatch.setattr(utils, "passes", lambda doc, answers: pytest.fail("a program was run"))
     result, _ = bench("--json", "--tasks", "humaneval,mbpp")
     for row in result["rows"]:
         assert row["scored"] == 0 and row["baseline"]["value"] is None and row["same_answer"] is None
@@ -144,7 +146,7 @@ def test_code_is_not_run_unless_asked(bench, monkeypatch):
 
 
 def test_programs_that_meet_a_limit_are_reported_and_the_rest_goes_on(bench, monkeypatch):
-    monkeypatch.setattr(module, "generate_text", lambda *args, **more: "\n    held = bytearray(10**12)\n    return 3")
+    monkeypatch.setattr(LaneLM, "generate", lambda *args, **more: "\n    held = bytearray(10**12)\n    return 3")
     result, err = bench("--json", "--run-code", "--tasks", "humaneval,hellaswag")
     reports = [line for line in err.replace("\r", "\n").splitlines() if "program:" in line]
     assert len(reports) == 2 and all("MemoryError" in line for line in reports)
@@ -153,7 +155,7 @@ def test_programs_that_meet_a_limit_are_reported_and_the_rest_goes_on(bench, mon
 
 
 def test_a_right_program_passes(bench, monkeypatch):
-    monkeypatch.setattr(module, "generate_text", lambda *args, **more: "\n    return a + b")
+    monkeypatch.setattr(LaneLM, "generate", lambda *args, **more: "\n    return a + b")
     result, _ = bench("--json", "--run-code", "--tasks", "humaneval")
     assert result["rows"][0]["baseline"]["value"] == result["rows"][0]["lora_drop"]["value"] == 1
 
@@ -168,11 +170,11 @@ def test_records_that_do_not_fit_are_reported_and_the_rest_goes_on(bench):
 
 
 def test_long_prompts_lose_their_middle(bench, tiny):
-    ids, cut = fit_prompt(tiny.tokenizer, "start " + "x" * 500 + " ende", False, 41)
-    assert cut and ids == encode_prompt(tiny.tokenizer, "start " + "x" * 13 + " " + "x" * 14 + " ende", False)
-    assert fit_prompt(tiny.tokenizer, "short", False, 41) == (encode_prompt(tiny.tokenizer, "short", False), False)
-    ids, _ = fit_prompt(tiny.tokenizer, "文" * 300, False, 40)
-    assert len(ids) <= 40 and "\ufffd" not in tiny.tokenizer.decode(ids)
+    text, cut = fit_prompt(tiny.tokenizer, "start " + "x" * 500 + " ende", False, 41)
+    assert cut and text == "start " + "x" * 13 + " " + "x" * 14 + " ende"
+    assert fit_prompt(tiny.tokenizer, "short", False, 41) == ("short", False)
+    text, _ = fit_prompt(tiny.tokenizer, "文" * 300, False, 40)
+    assert len(encode_prompt(tiny.tokenizer, text, False)) <= 40 and "\ufffd" not in text
     with pytest.raises(LoraDropError, match="does not fit into 2 tokens"):
         fit_prompt(tiny.tokenizer, "long text", False, 2)
     result, _ = bench("--json", "--tasks", "mbpp", "--context-tokens", "60")
@@ -180,11 +182,10 @@ def test_long_prompts_lose_their_middle(bench, tiny):
 
 
 def test_a_text_ends_before_a_stop(tiny):
-    schedule, ids = CONFIG.schedule_for(tiny.num_layers), encode_prompt(tiny.tokenizer, "Why?")
-    decoder = tiny.new_decoder()
-    whole = generate_text(tiny, decoder, schedule, None, ids, 40)
+    lm, ids = LaneLM(tiny, tiny.new_decoder(), CONFIG.schedule_for(tiny.num_layers), None), [1, 2, 3]
+    whole = lm.generate(ids, 40)
     end = whole[10:13]
-    assert generate_text(tiny, decoder, schedule, None, ids, 40, ("not there", end)) == whole[: whole.index(end)]
+    assert lm.generate(ids, 40, ("not there", end)) == whole[: whole.index(end)]
 
 
 def test_intervals():

@@ -1,51 +1,62 @@
 """The benchmarks' files as they are published: read, asked, scored; broken ones named in a line and left out."""
 
 import json
-from dataclasses import asdict
 
 import pytest
 
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.tasks.registry import TASKS, overlap_f1, read_tasks, rouge_l
-from lora_drop.evaluation.tasks.sandbox import run_program
+from lora_drop.evaluation.tasks.utils import TASKS, Options, overlap_f1, rouge_l
 from tests.support.golden import check_golden
 from tests.support.task_files import COPA, mbpp
+
+pytest.importorskip("lm_eval")
+from lora_drop.evaluation.tasks.benchmark import read_tasks
 
 
 def silent(line):
     raise AssertionError(line)
 
 
-def read(data, name, say=silent):
-    return TASKS[name].read(data, say)
+def read(data, name, say=silent, limit=None):
+    return list(load(data, name, say=say, limit=limit)[name].dataset["test"])
+
+
+def load(data, *names, say=silent, limit=None):
+    return read_tasks(Options(data, data / "out", names or None, limit), say)
+
+
+def answer_of(task, text):
+    [[answer]] = task._filters[0].filters[0]().apply([[text]], [None])
+    return answer
 
 
 def test_every_task_is_read_and_its_gold_text_is_right(task_data):
-    for task, examples in read_tasks(task_data, None, None, silent):
-        for example in examples:
-            if example.choices:
-                assert example.target in example.choices
-            elif task.runs_code:
-                answer = task.answer(example, example.target.replace("[DONE]", ""))
-                assert run_program(task.program(example, answer)).passed
-                assert not run_program(task.program(example, "\n    return None")).passed
-            else:
-                assert task.score(example, task.answer(example, example.target)) == 1
-                assert task.score(example, task.answer(example, "")) == 0
-        assert len({example.id for example in examples}) == len({example.fingerprint for example in examples})
-    assert len(read_tasks(task_data, None, None, silent)) == len(TASKS) == 9
+    tasks = load(task_data)
+    assert tuple(tasks) == TASKS
+    for task in tasks.values():
+        docs = list(task.dataset["test"])
+        for doc in docs:
+            if "choices" in doc:
+                assert doc["target"] in doc["choices"]
+                continue
+            right, wrong = doc["target"].replace("[DONE]", ""), "\n    return None" if task.config.unsafe_code else ""
+            metric = task.config.metric_list[0]["metric"]
+            assert task.process_results(doc, [answer_of(task, right)])[metric] == 1
+            assert task.process_results(doc, [answer_of(task, wrong)])[metric] == 0
+        assert len({doc["id"] for doc in docs}) == len(docs)
 
 
 def test_what_is_asked(task_data):
-    """Every field of every example: prompt, gold text, choices, references, stops and tests."""
-    work = read_tasks(task_data, None, None, silent)
-    examples = [asdict(example) for _, of_task in work for example in of_task]
-    check_golden("prompts", {example["id"]: json.loads(json.dumps(example)) for example in examples})
+    """Every field of every document, with the stops of its task."""
+    docs = {}
+    for task in load(task_data).values():
+        stop = (task.config.generation_kwargs or {}).get("until", [])
+        docs |= {doc["id"]: doc | {"stop": stop} for doc in task.dataset["test"]}
+    check_golden("prompts", docs)
 
 
 def test_a_limit_takes_from_the_files_in_turn(task_data):
-    [(_, examples)] = read_tasks(task_data, ["xnli"], 2, silent)
-    assert [example.part for example in examples] == ["en", "sw"]
+    assert [doc["part"] for doc in read(task_data, "xnli", limit=2)] == ["en", "sw"]
 
 
 def test_a_limit_asks_different_records_in_each_language(task_data):
@@ -54,16 +65,16 @@ def test_a_limit_asks_different_records_in_each_language(task_data):
         text = "".join(json.dumps(record) + "\n" for record in records)
         (task_data / "xcopa" / f"test.{language}.jsonl").write_text(text)
     examples = read(task_data, "xcopa")
-    assert len({example.id for example in examples}) == len(examples) == 21
+    assert len({example["id"] for example in examples}) == len(examples) == 21
     for start in (0, 3):
         asked = examples[start : start + 3]
-        assert [example.part for example in asked] == ["it", "sw", "tr"]
-        assert [example.prompt[0] for example in asked] == [str(start + k) for k in range(3)]
+        assert [example["part"] for example in asked] == ["it", "sw", "tr"]
+        assert [example["prompt"][0] for example in asked] == [str(start + k) for k in range(3)]
 
 
 def test_validation_files_only_where_there_are_no_others(task_data):
     (task_data / "xcopa" / "test.it.jsonl").unlink()
-    assert [example.id for example in read(task_data, "xcopa")] == ["xcopa/val.it.jsonl:1"]
+    assert [example["id"] for example in read(task_data, "xcopa")] == ["xcopa/val.it.jsonl:1"]
 
 
 @pytest.mark.parametrize(
@@ -81,8 +92,8 @@ def test_validation_files_only_where_there_are_no_others(task_data):
         ("humaneval", "    return 1\n\n", "    return 1"),
     ],
 )
-def test_answers_are_found(name, text, answer):
-    assert TASKS[name].answer(None, text) == answer
+def test_answers_are_found(task_data, name, text, answer):
+    assert answer_of(load(task_data, name)[name], text) == answer
 
 
 def test_overlaps():
@@ -124,8 +135,8 @@ def test_broken_files_are_reported_and_the_rest_goes_on(task_data):
     with (task_data / "bbh" / "logic.json").open("w") as file:
         json.dump({"examples": [{"input": "a"}, 3, {"input": "True is", "target": "True"}]}, file)
     told = []
-    work = read_tasks(task_data, ["gsm8k", "bbh"], None, told.append)
-    assert [len(examples) for _, examples in work] == [1, 1]
+    tasks = load(task_data, "gsm8k", "bbh", say=told.append)
+    assert [len(task.dataset["test"]) for task in tasks.values()] == [1, 1]
     assert [line.partition(":")[0] for line in told] == [
         *("gsm8k/more.jsonl", "bbh/logic.json, example 1", "bbh/logic.json, example 2", "bbh/other.json"),
     ]
@@ -134,4 +145,4 @@ def test_broken_files_are_reported_and_the_rest_goes_on(task_data):
 def test_a_task_without_a_record_that_can_be_read_is_an_error(task_data):
     (task_data / "math" / "m.jsonl").write_text("x\n")
     with pytest.raises(LoraDropError):
-        read_tasks(task_data, ["math"], None, lambda line: None)
+        read(task_data, "math", lambda line: None)

@@ -54,7 +54,7 @@ NOT_HERE = {
     "never ends": (r'python -c "while True',),
 }
 if importlib.util.find_spec("lm_eval") is None:
-    NOT_HERE["needs the package lm_eval"] = (r"python -m lora_drop\.evaluation\.harness",)
+    NOT_HERE["needs the package lm_eval"] = (r"python -m lora_drop(\.evaluation\.tasks\.model| benchmark)",)
 # The commands that take minutes to hours -> what they print once they are at work.
 BEGINS = {
     r"python -m lora_drop train --(?!model)|ACCELERATE\S+ ": r"memory: |\d+ of \d+ texts",

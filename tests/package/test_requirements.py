@@ -16,9 +16,9 @@ def test_a_space_gets_the_core_and_the_page():
     assert lines == PROJECT["dependencies"] + PROJECT["optional-dependencies"]["page"]
 
 
-def test_the_tests_have_the_harness_that_the_extra_names():
+def test_the_tests_have_the_lm_eval_that_the_extra_names():
     lines = (CHECKOUT / "tests" / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    assert set(PROJECT["optional-dependencies"]["harness"]) <= set(lines)
+    assert set(PROJECT["optional-dependencies"]["benchmark"]) <= set(lines)
 
 
 def test_zero_gpu_has_what_is_asked_for():

@@ -116,7 +116,7 @@ def test_a_version_above_the_bounds_passes_and_is_called_untested(versions, inst
 
 
 def test_a_wheel_asks_by_its_metadata(versions, monkeypatch):
-    asked = ["torch<3,>=2.9", "gradio<6.32,>=6.31; extra == 'page'", 'lm-eval>=0.4.13; extra == "harness"']
+    asked = ["torch<3,>=2.9", "gradio<6.32,>=6.31; extra == 'page'", 'lm-eval>=0.4.13; extra == "benchmark"']
     versions("", {"torch": "2.9", "gradio": "5.1", "lm-eval": "0.1"})
     monkeypatch.setattr(paths, "CHECKOUT", None)
     monkeypatch.setattr(metadata, "requires", lambda name: asked if name == "lora-drop" else None)

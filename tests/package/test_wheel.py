@@ -57,7 +57,7 @@ def test_the_harness_finds_its_model(programs, tmp_path):
     """As lm-evaluation-harness looks for one, in a venv with the wheel."""
     find = "from importlib.metadata import entry_points as of; print(of(group='lm_eval.models')['lora_drop'].load())"
     done = call(programs / "python", "-c", find, cwd=tmp_path)
-    assert "lora_drop.evaluation.harness.LoraDropLM" in done.stdout, done.stderr
+    assert "lora_drop.evaluation.tasks.model.LoraDropLM" in done.stdout, done.stderr
 
 
 def test_its_space_is_the_checkouts(bare, tmp_path):

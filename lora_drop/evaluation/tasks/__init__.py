@@ -1,5 +1,6 @@
-"""The paper's tasks, from local files: how each is read, asked and scored, with the full model and with LoRA-Drop.
+"""The paper's tasks, from local files, by lm-eval: a YAML file a task, whose functions are in `utils`.
 
-`registry.read_tasks` reads the tasks of a data folder, `benchmark.benchmark` runs them and writes the table. A new
-task is a subclass of `base.Task` in `registry`, and a place in `TASKS`. Only `runner` and `benchmark` need torch.
+`benchmark` runs them with the full model and with LoRA-Drop and writes the table; `model` is the model that lm-eval
+runs. A new task is a YAML file, a reader in `utils` and a place in `utils.TASKS`. Only `benchmark` and `model` need
+the extra `benchmark`.
 """

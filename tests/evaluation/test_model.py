@@ -1,4 +1,4 @@
-"""LoRA-Drop in lm-evaluation-harness: log-likelihoods are decoded through the schedule, texts are the engine's."""
+"""LoRA-Drop in lm-eval: log-likelihoods are decoded through the schedule, texts are the engine's."""
 
 import copy
 import importlib.util
@@ -43,7 +43,7 @@ def folder(tmp_path_factory, tiny) -> Path:
 
 
 def make(folder, **settings):
-    from lora_drop.evaluation.harness import LoraDropLM
+    from lora_drop.evaluation.tasks.model import LoraDropLM
 
     return LoraDropLM(str(folder), device="cpu", dtype="float32", **settings)
 
@@ -142,7 +142,7 @@ def test_bad_arguments_are_one_line(folder, settings, says):
 
 @pytest.mark.full
 @installed
-def test_the_harness_runs_two_local_tasks(folder, tmp_path):
+def test_lm_eval_runs_two_local_tasks(folder, tmp_path):
     rows = [{"q": "The sky is", "a": ["blue", "a cat"], "gold": 0}, {"q": "It says", "a": ["moo", "x"], "gold": 1}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "local.yaml").write_text(
@@ -159,7 +159,7 @@ def test_the_harness_runs_two_local_tasks(folder, tmp_path):
     arguments = f"pretrained={folder},dtype=float32,period=4,drop_ratio=1.0,reuse=state,adapters=none"
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "lora_drop.evaluation.harness", "run", "--model", "lora_drop"),
+            *(sys.executable, "-m", "lora_drop.evaluation.tasks.model", "run", "--model", "lora_drop"),
             *("--model_args", arguments, "--tasks", "local_choice,local_text", "--include_path", str(tmp_path)),
             *("--device", "cpu", "--output_path", str(tmp_path / "out")),
         ],
@@ -179,7 +179,7 @@ def test_the_harness_runs_two_local_tasks(folder, tmp_path):
 
 @installed
 def test_the_entry_point_is_the_registered_model():
-    """The harness reads the group `lm_eval.models` from its release after 0.4.13 on."""
+    """lm-eval reads the group `lm_eval.models` from its release after 0.4.13 on."""
     from lm_eval.api.registry import get_model
 
     [(name, value)] = PROJECT["entry-points"]["lm_eval.models"].items()
@@ -188,21 +188,21 @@ def test_the_entry_point_is_the_registered_model():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm-eval is installed")
-def test_without_the_harness_one_line_says_what_to_install():
-    command = [sys.executable, "-m", "lora_drop.evaluation.harness", "--tasks", "hellaswag"]
+def test_without_lm_eval_one_line_says_what_to_install():
+    command = [sys.executable, "-m", "lora_drop.evaluation.tasks.model", "--tasks", "hellaswag"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "pip install 'lm-eval>=0.4.13,<0.5'" in done.stderr
-    with pytest.raises(LoraDropError, match="lm-evaluation-harness cannot be imported"):
-        import lora_drop.evaluation.harness  # noqa: F401
+    with pytest.raises(LoraDropError, match="the extra `benchmark`, cannot be imported"):
+        import lora_drop.evaluation.tasks.model  # noqa: F401
 
 
+@installed
 def test_the_engine_s_request_matches(tiny):
     """The engine that `generate_until` uses is the one of `run`."""
-    from lora_drop.evaluation.tasks.runner import generate_text
+    from lora_drop.evaluation.tasks.model import LaneLM
 
     config = LoraDropConfig(**DROPPING)
     trace = gather(run(tiny, Request("Why?", config, 12, lanes="lora-drop", audit=False)))
-    ids = encode_prompt(tiny.tokenizer, "Why?")
-    text = generate_text(tiny, tiny.new_decoder(), config.schedule_for(tiny.num_layers), None, ids, 12)
-    assert text == trace.text("lora_drop")
+    lm = LaneLM(tiny, tiny.new_decoder(), config.schedule_for(tiny.num_layers), None)
+    assert lm.generate(encode_prompt(tiny.tokenizer, "Why?"), 12) == trace.text("lora_drop")
