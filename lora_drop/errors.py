@@ -36,7 +36,6 @@ class LoraDropError(ValueError):
 REMOVED = {
     "--parts": "turn the corrections off by --no-corrections",
     "--refresh-norm": "refresh early by --refresh-entropy",
-    "--norms": "name --entropies",
     "--mlp-width": "leave it out: only linear corrections are trained",
     "--kept-rank": "leave it out: only linear corrections are trained",
 }

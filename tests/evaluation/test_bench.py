@@ -169,7 +169,6 @@ def test_without_a_difference_of_times_the_other_measurements_say_null(no_time, 
     monkeypatch.setattr("lora_drop.evaluation.measure.calibrate.LEAST_TOKENS", 1)
     monkeypatch.setattr("lora_drop.run.results.calibration.calibrations", lambda: tmp_path / "speeds")
     monkeypatch.setattr("lora_drop.evaluation.presets.presets_for", lambda model: {"fast": PRESETS["fast"]})
-    monkeypatch.setattr("lora_drop.evaluation.samples.sample_presets", lambda *_: {})
     (tmp_path / "asked.jsonl").write_text('{"prompt": "Why?"}\n')
     asked, fields = str(tmp_path / "asked.jsonl"), ["--data", str(data), "--prompt-field", "q"]
     commands = {

@@ -56,7 +56,7 @@ def test_only_an_early_refresh_names_a_trigger():
     before = [header(), step("lora_drop", 0, "prefill", 1.25)]
     assert t.parse_trace(as_bytes([*before, early])).steps["lora_drop"][1] == early
     ids = ["baseline", "lora_drop"]
-    assert json.loads(wire_line(early, ids)) == [1, 1, 1, "b ", 1, 1.25, 120, 0.5, 1]
+    assert json.loads(wire_line(early, ids)) == [1, 1, 1, "b ", 1, 1.25, 120, 0.5, "entropy"]
     for other in (dataclasses.replace(early, trigger="mood"), dataclasses.replace(early, kind="lora")):
         with pytest.raises(LoraDropError, match="line 3: a value of this step"):
             t.parse_trace(as_bytes([*before, other]) + b"\n")

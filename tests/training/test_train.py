@@ -27,7 +27,7 @@ from lora_drop.training.self_generate import Text
 from lora_drop.training.settings import Loss, TrainJob, TrainSettings
 from lora_drop.training.student import student_states
 from lora_drop.training.trainer import Trainer
-from tests.support.decoding import bank_with
+from tests.support.decoding import random_bank
 
 SMALL = TrainSettings(
     rank=8, alpha=8.0, length=48, batch_size=4, max_tokens=48 * 4 * 24, learning_rate=2e-2, fit_batches=0
@@ -156,7 +156,7 @@ def test_what_does_not_count_changes_nothing(tiny, windows, tmp_path, refresh):
 def test_each_loss_by_hand(tiny, windows, loss):
     schedule, counted = Schedule(3, tiny.num_layers, (2, 4)), torch.ones(1, 48).bool()
     counted[:, 20:30] = False
-    bank, tokens = bank_with(tiny, schedule), windows[:1]
+    bank, tokens = random_bank(tiny, layers=list(schedule.dropped)), windows[:1]
     value, agreed = distillation(tiny, tokens, counted, 12, schedule, bank, loss)
     places = [t for t in range(12, 48 - (loss == "text")) if counted[0, t]]
     ours = tiny.model.get_output_embeddings()(student_states(tiny.model, tokens, 12, schedule, bank)[0])[0, places]

@@ -14,10 +14,10 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from secrets import token_hex
 
 import httpx
-from starlette._utils import get_route_path
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import get_route_path  # type: ignore[attr-defined]  # which Starlette imports there itself
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lora_drop.ui.serve.gradio_private import MCP_VISITOR, MISTAKE

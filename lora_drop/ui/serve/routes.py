@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any
 from urllib.parse import parse_qsl
 
-from starlette._utils import get_route_path
+from starlette.routing import get_route_path  # type: ignore[attr-defined]  # which Starlette imports there itself
 from starlette.types import Scope
 
 from lora_drop.ui.components import address

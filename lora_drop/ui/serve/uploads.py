@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
-from starlette._utils import get_route_path
 from starlette.responses import JSONResponse
+from starlette.routing import get_route_path  # type: ignore[attr-defined]  # which Starlette imports there itself
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lora_drop.run.shares import Shares
