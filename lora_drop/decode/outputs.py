@@ -46,7 +46,8 @@ class ReferenceOutputs(ReferenceDecoder):
         return torch.cat([head(rows) for rows in h.split(HEAD_ROWS)])
 
     def _prefill_head(self, h: Tensor) -> Tensor:
-        return self.head(self.norm(h.to(self.dtype)))
+        logits: Tensor = self.head(self.norm(h.to(self.dtype)))
+        return logits
 
     _step_head = _prefill_head
 

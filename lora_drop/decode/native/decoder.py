@@ -145,7 +145,8 @@ class NativeDecoder(ReferenceDecoder):
         """See `ReferenceDecoder`."""
         if logits.dtype != torch.float32:  # prefill's
             return super().entropy(logits)
-        return self._library.ld_entropy(logits.data_ptr(), self._vocabulary)
+        nats: float = self._library.ld_entropy(logits.data_ptr(), self._vocabulary)
+        return nats
 
     @torch.inference_mode()
     def read(

@@ -85,8 +85,9 @@ class _Layout:
         """Address of a tensor's numbers in float32."""
         if tensor is None:
             return None
-        self.memory.append(tensor.float().contiguous())
-        return self.memory[-1].data_ptr()
+        numbers = tensor.float().contiguous()
+        self.memory.append(numbers)
+        return numbers.data_ptr()
 
     def matrix(self, name: str, *parts: torch.nn.Linear) -> tuple[Matrix, list[int]]:
         """Parts as one matrix, those of one kind adjacent in memory; and the kind of each part."""
