@@ -79,7 +79,12 @@ class NativeDecoder(ReferenceDecoder):
         watched = torch.empty(n, 1, self._hidden_size) if state.watch else None
         head = Head(1, self._vocabulary, state.screen if lora else None, schedule.is_adaptive)
         self._run(
-            *(state, range(self.num_layers), state.rows[pending], state.position, lora, token),
+            state,
+            range(self.num_layers),
+            state.rows[pending],
+            position=state.position,
+            lora=lora,
+            token=token,
             head=head,
             entered=entered,
             watched=watched,
@@ -121,8 +126,8 @@ class NativeDecoder(ReferenceDecoder):
         watched = torch.empty(len(schedule.dropped), rows, self._hidden_size) if state.watch else None
         layers = range(first if token is None else 0, self.num_layers)
         head = Head(rows if schedule.verifies else 1, self._vocabulary, entropy=schedule.is_adaptive)
-        h = state.inputs[:rows]
-        self._run(state, layers, h, state.position - rows, False, token, forgets, head, watched=watched)
+        h, position = state.inputs[:rows], state.position - rows
+        self._run(state, layers, h, position=position, token=token, forgets=forgets, head=head, watched=watched)
         if watched is not None and not schedule.verifies:
             watched = watched[:, -1:]
         state.held = rows - 1
@@ -169,7 +174,7 @@ class NativeDecoder(ReferenceDecoder):
         for at in range(start, tokens.shape[1], READ_ROWS):
             h = self._embedded(tokens[:, at : at + READ_ROWS])
             outputs.append(torch.empty(len(layers), 1, *h.shape))
-            self._run(state, range(self.num_layers), h, position + at, watched=outputs[-1])
+            self._run(state, range(self.num_layers), h, position=position + at, watched=outputs[-1])
             if at + len(h) > logits_from:
                 logits.append(self._logits(h[max(0, logits_from - at) :])[None])
         return DecoderOutput(torch.cat(logits, 1), torch.cat(outputs, 2))
@@ -183,23 +188,27 @@ class NativeDecoder(ReferenceDecoder):
         state: NativeState,
         layers: range,
         h: Tensor,
+        *,
         position: int,
         lora: bool = False,
         token: Tensor | None = None,
         forgets: int = 0,
         head: Head | None = None,
-        **into: Tensor | None,
+        entered: Tensor | None = None,
+        watched: Tensor | None = None,
     ) -> None:
         """Run some layers on h (rows, D), in place, for the tokens from `position` on.
 
         Args:
-            layers: those before the first skipped one run for the last token alone, as the others have passed them.
-            token: (1, 1), whose embedding becomes the last row; None: h has it.
-            forgets: entries to drop first, at the end of the caches of the layers from the first skipped one on: those
-                that LoRA steps wrote.
+            layers: in a repair, those before the first skipped layer run for the last token alone: the pending tokens
+                have passed them.
+            lora: run a LoRA step.
+            token: (1, 1), whose embedding becomes the last row; None if h has it.
+            forgets: tokens to drop first from the caches of the layers from the first skipped one on, where LoRA steps
+                wrote them.
             head: to fill, for the last of the rows.
-            into: tensors to fill: `entered` (1, D) with the input of the first skipped layer, `watched` (n, rows, D)
-                with the skipped layers' outputs.
+            entered: to fill with the input of the first skipped layer, (1, D).
+            watched: to fill with the skipped layers' outputs, (n, rows, D).
         """
         schedule, bank, start, rows = state.schedule, state.bank, layers.start, h.shape[0]
         narrow = max(0, min(state.first - start, len(layers)))
@@ -209,7 +218,7 @@ class NativeDecoder(ReferenceDecoder):
         step = Step(
             *(rows, lora, REUSE_RULES.index(schedule.reuse), schedule.part == "attention", writes, narrow, state.held),
             *(forgets, bank.alpha / bank.rank if bank and bank.rank else 0.0),
-            *(None if t is None else t.data_ptr() for t in (token, *map(into.get, ("entered", "watched")))),
+            *(None if t is None else t.data_ptr() for t in (token, entered, watched)),
         )
         assert state.stores is not None  # `begin` came first
         self._library.ld_step(
