@@ -18,9 +18,9 @@ from transformers import PreTrainedModel
 from lora_drop.decode.cache import KVCache
 from lora_drop.decode.correction import Correction
 from lora_drop.decode.layer import Rope, feed, heads
-from lora_drop.decode.native.plan import Head, NativeScreen, NativeState
-from lora_drop.decode.native.structs import Ends, Layer, Matrix, Plan, Step, Store
-from lora_drop.decode.native.weights import KINDS, NativeWeights, TimedLibrary, compiled
+from lora_drop.decode.native.plan import Head, NativeScreen, NativeState, store_of
+from lora_drop.decode.native.structs import Ends, Layer, Plan, Step, Store
+from lora_drop.decode.native.weights import NativeWeights, TimedLibrary, compiled, dense
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.step import DecoderOutput, DecodeState
 from lora_drop.method.schedule import REUSE_RULES, Schedule
@@ -39,8 +39,12 @@ class NativeDecoder(ReferenceDecoder):
         self.name = weights.decoder_name
         self._weights, self._vocabulary, self._hidden_size = weights, weights.head.n, self.embed.embedding_dim
         self._embedding, self._norm = self.embed.weight.detach().contiguous(), self.norm.weight.detach().float()
-        embed = Matrix(self._embedding.data_ptr(), None, *self._embedding.shape, KINDS[self.dtype])
-        self._ends = Ends(embed, weights.head, self._norm.data_ptr(), model.config.rms_norm_eps)
+        self._ends = Ends(
+            embed=dense(self._embedding),
+            head=weights.head,
+            norm=self._norm.data_ptr(),
+            eps=model.config.rms_norm_eps,
+        )
         self._ends_at, self._layers_at = ctypes.addressof(self._ends), ctypes.addressof(weights.layers)
         native = compiled()
         self._library, self.kernels = TimedLibrary(native), native.about
@@ -101,7 +105,7 @@ class NativeDecoder(ReferenceDecoder):
         kv.update(key, value, i)
         query = query.transpose(1, 2).contiguous()  # (1, T, nh, hs)
         mixed, store = torch.empty_like(query), kv.store(i)
-        view = Store(store.data_ptr(), store.shape[3], kv.lengths[i], KINDS[store.dtype])
+        view = store_of(store, kv.lengths[i])
         at = self._layers_at + i * ctypes.sizeof(Layer)
         self._library.ld_prompt(at, ctypes.addressof(view), h.shape[1], query.data_ptr(), mixed.data_ptr())
         u = h + layer.self_attn.o_proj(mixed.flatten(2))
@@ -216,18 +220,32 @@ class NativeDecoder(ReferenceDecoder):
         state.make_room(layers[:narrow], 1, False)
         state.make_room(layers[narrow:], rows, lora and not writes, forgets)
         step = Step(
-            *(rows, lora, REUSE_RULES.index(schedule.reuse), schedule.part == "attention", writes, narrow, state.held),
-            *(forgets, bank.alpha / bank.rank if bank and bank.rank else 0.0),
-            *(None if t is None else t.data_ptr() for t in (token, entered, watched)),
+            rows=rows,
+            lora=lora,
+            rule=REUSE_RULES.index(schedule.reuse),
+            attention_only=schedule.part == "attention",
+            write_kv=writes,
+            narrow=narrow,
+            held=state.held,
+            forgets=forgets,
+            scale=bank.alpha / bank.rank if bank and bank.rank else 0.0,
+            token=_address(token),
+            entered=_address(entered),
+            watched=_address(watched),
         )
+        cos, sin = self._rope_at(position)
         assert state.stores is not None  # `begin` came first
         self._library.ld_step(
             self._ends_at,
             self._layers_at + start * ctypes.sizeof(Layer),
             ctypes.addressof(state.plan) + start * ctypes.sizeof(Plan),
-            *(len(layers), ctypes.addressof(step), *self._rope_at(position)),
+            len(layers),
+            ctypes.addressof(step),
+            cos,
+            sin,
             ctypes.addressof(state.stores) + start * ctypes.sizeof(Store),
-            *(h.data_ptr(), head and head.address),
+            h.data_ptr(),
+            head and head.address,
         )
 
     def _logits(self, h: Tensor, screen: NativeScreen | None = None) -> Tensor:
@@ -252,3 +270,7 @@ class NativeDecoder(ReferenceDecoder):
         cos, sin = self._rope_blocks[block]
         offset = at * cos.shape[1] * cos.itemsize
         return cos.data_ptr() + offset, sin.data_ptr() + offset
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
