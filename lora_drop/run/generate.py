@@ -132,7 +132,7 @@ def generate(
     rows = []
     for prompt, start in zip(input_ids.split(1), padding, strict=True):
         choose = _Choices(prompt, logits_processor, samples, plan.schedule.verifies, bool(kinds))
-        lane = Lane(decoder, prompt[:, start:], plan.schedule, plan.bank, Sampling(), room, choose=choose)
+        lane = Lane(decoder, prompt[:, start:], plan.schedule, plan.bank, choose, room)
         choose.lane = lane
         for token in _until_stopped(lane, prompt, stopping_criteria):
             choose.answer.append(token)
