@@ -140,7 +140,7 @@ def main() -> None:
         print(line(one), flush=True)
         done.append(one)
     if args.out:
-        about = {"source": "scripts/paper_shapes.py", "device": describe_device(device)}
+        about: dict[str, Any] = {"source": "scripts/paper_shapes.py", "device": describe_device(device)}
         about |= {"date": datetime.now(UTC).date().isoformat(), "read_gb_per_second": read_bandwidth(device)}
         content = SHAPES_FILE.begin(about) | {"rows": done}
         write_files({args.out: json.dumps(content, indent=1, allow_nan=False) + "\n"})

@@ -44,7 +44,9 @@ class KVCache:
         self.lengths = [0] * num_layers
         self._token_bytes = [0] * num_layers  # of one token's key and value, counted from the tensors
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key: Tensor, value: Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         """Append keys and values (B, nkv, T, hs) to a layer; return all that it holds, (B, nkv, S, hs) each.
 
         `args` and `kwargs` are for transformers' other kinds of cache and are ignored.

@@ -51,8 +51,10 @@ class Clock:
         """Milliseconds of all intervals; waits for the device."""
         if self._device.type == "cuda":
             self._intervals[-1][1].synchronize()
-            return sum(start.elapsed_time(end) for start, end in self._intervals)
-        return 1000 * sum(end - start for start, end in self._intervals)
+            ms: float = sum(start.elapsed_time(end) for start, end in self._intervals)
+        else:
+            ms = 1000 * sum(end - start for start, end in self._intervals)
+        return ms
 
     def stop(self) -> float:
         self.mark()

@@ -49,11 +49,11 @@ class Lane:
         prompt: tokens (1, P) on the decoder's device, or a prompt that has been read already.
         schedule: what is skipped when.
         bank: the corrections, or None.
+        sampling: how tokens are drawn, or a function that draws tokens (rows, 1) from logits (rows, V), row r for step
+            `step` + r. If the schedule verifies, it must draw the same token when asked twice for a step.
         stop_ids: tokens that end the text; if empty, the lane runs to `max_new_tokens`.
         watch: return the skipped layers' outputs with each step, for the audit.
         top: how many of each step's likeliest tokens to fetch where the decoder `runs_ahead`, off the clock.
-        choose: draws tokens (rows, 1) from logits (rows, V), row r for step `step` + r; None draws as `sampling` says.
-            If the schedule verifies, it must draw the same token when asked twice for a step.
 
     Attributes:
         state: of the decoder.
@@ -71,15 +71,16 @@ class Lane:
         prompt: Tensor | Prefilled,
         schedule: Schedule,
         bank: Correction | None,
-        sampling: Sampling,
+        sampling: Sampling | Callable[[Tensor, int], Tensor],
         max_new_tokens: int,
         stop_ids: frozenset[int] = frozenset(),
+        *,
         watch: bool = False,
-        choose: Callable[[Tensor, int], Tensor] | None = None,
         top: int = 0,
     ):
-        self.schedule, self.sampling, self.stop_ids = schedule, sampling, stop_ids
-        length = (prompt if isinstance(prompt, Tensor) else prompt.tokens).shape[1]
+        self.schedule, self.stop_ids = schedule, stop_ids
+        tokens = prompt if isinstance(prompt, Tensor) else prompt.tokens
+        length = tokens.shape[1]
         self.state: DecodeState = decoder.new_state(schedule, bank, length + max_new_tokens - 1, watch, length)
         self.prefill_ms = self.decode_ms = 0.0
         self.ended: str | None = None
@@ -87,19 +88,23 @@ class Lane:
         self.drafts = self.accepted = 0
         self._decoder, self._prompt = decoder, prompt
         self._max_new_tokens = max_new_tokens
-        self._greedy = choose is None and sampling.temperature == 0
-        self._choose = choose or (lambda logits, step: draw(logits, sampling, step))
+        # Whether the next pass is launched before the host reads the last token: only if nothing depends on its value.
+        self._looks_ahead = decoder.runs_ahead and not (schedule.verifies or schedule.is_adaptive)
+        if isinstance(sampling, Sampling):
+            self._is_greedy = sampling.temperature == 0
+            self._draw: Callable[[Tensor, int], Tensor] = lambda logits, step: draw(logits, sampling, step)
+        else:
+            self._is_greedy = self._looks_ahead = False
+            self._draw = sampling
         self._token: Tensor | None = None  # (1, 1), the last one drawn
-        self._looks_ahead = decoder.runs_ahead and choose is None and not (schedule.verifies or schedule.is_adaptive)
         self._top = top if decoder.runs_ahead else 0
-        self._ahead: tuple[Snapshot, Launched] | None = None  # the state before the next pass, and that pass
+        self._ahead: tuple[Snapshot, LaunchedPass] | None = None  # the state before the next pass, and that pass
         self._after_rewind: StepResult | None = None  # the step that follows a `Rewind`
-        tokens = prompt if isinstance(prompt, Tensor) else prompt.tokens
         self._lookup: PromptLookup | None = None
         if schedule.lookup:
             self._lookup = PromptLookup(tokens[0].tolist(), schedule.lookup, schedule.period - 1, stop_ids)
-        self._looked_up: list[int] = []  # drafts that were not taken yet
-        self._lookup_ms = 0.0  # of a look-up without a draft, for the next step
+        self._next_drafts: list[int] = []  # looked up, not appended yet
+        self._lookup_ms = 0.0  # of a look-up without a draft: the next step counts it
 
     @property
     def clock_ms(self) -> float:
@@ -151,23 +156,25 @@ class Lane:
         clock = Clock(self._decoder.device)
         clock.start()
         if not self.state.pending:  # the pass yields one token more than it verifies
-            self._looked_up = self._lookup.drafts(self.tokens, self._max_new_tokens - len(self.tokens) - 1)
-        if not self._looked_up:
+            self._next_drafts = self._lookup.drafts(self.tokens, self._max_new_tokens - len(self.tokens) - 1)
+        if not self._next_drafts:
             self._lookup_ms = 0.0 if self.state.pending else clock.stop()
             return None
-        draft = self._looked_up.pop(0)
+        draft = self._next_drafts.pop(0)
         self._decoder.draft(self._token, self.state)
         self._token = torch.tensor([[draft]], device=self._decoder.device)
         ms = clock.stop()
         self.decode_ms += ms
         return self._append(
-            StepResult(token_id=draft, ms=ms, entropy=None, logits=None, watched=None, **self._about())
+            StepResult(token_id=draft, ms=ms, entropy=None, logits=None, watched=None, **self._state_fields())
         )
 
     def _step(self) -> LaneEvent:
         """Run prefill or a decode step."""
-        launched = self._ahead[1] if self._ahead else self._launch(self._token)
-        self._ahead = None
+        if self._ahead:
+            launched, self._ahead = self._ahead[1], None
+        else:
+            launched = self._prefill() if self._token is None else self._launch(self._token)
         if self._looks_ahead and len(self.tokens) + 1 < self._max_new_tokens:
             self._ahead = Snapshot.of(self.state), self._launch(launched.choices)
         output = launched.output
@@ -179,7 +186,7 @@ class Lane:
         if self._ahead and token_ids[-1] in self.stop_ids:
             self._ahead[0].restore(self.state)
             self._ahead = None
-        ms = launched.read_ms + self._read(launched.clock)
+        ms = launched.before_ms + self._read(launched.clock)
         if self._token is None:
             self.prefill_ms = ms
         else:
@@ -188,35 +195,37 @@ class Lane:
         watched = None if output.watched is None else output.watched[:, -1:]
         entropy = entropies[0][-1] if entropies else output.entropy
         last = dataclasses.replace(output, logits=output.logits[-1:], watched=watched, entropy=entropy)
-        about = (launched.about or self._about()) | {"outside_ms": self._outside(ms, launched.kernel_ms)}
-        return self._append(self._result(last, token_ids[-1], ms, about, launched.top_at(-1)))
+        fields = (launched.state_fields or self._state_fields()) | {"outside_ms": self._outside(ms, launched)}
+        return self._append(self._result(last, token_ids[-1], ms, fields, launched.top_at(-1)))
 
-    def _launch(self, token: Tensor | None) -> Launched:
-        """Launch the decode step that reads `token` (1, 1), or prefill. Only a trigger waits for the device here."""
-        clock, read_ms, kernel_ms = Clock(self._decoder.device), 0.0, None
-        if token is None:
-            prompt = self._prompt
-            if not isinstance(prompt, Prefilled):
-                pruned = self.schedule.dropped if self.schedule.prunes else ()
-                prompt = self._decoder.read_prompt(prompt, pruned=pruned)
-            read_ms, output = prompt.ms, self._decoder.start(prompt, self.state)
-            clock.start()
-        else:
-            kernel_ms, read_ms, self._lookup_ms = self._decoder.kernel_ms, self._lookup_ms, 0.0
-            clock.start()
-            output = self._decoder.step(token, self.state)
-        return self._launched(output, clock, kernel_ms, read_ms)
+    def _prefill(self) -> LaunchedPass:
+        """Read the prompt, unless another lane has, and launch the pass that draws the first token."""
+        prompt = self._prompt
+        if not isinstance(prompt, Prefilled):
+            pruned = self.schedule.dropped if self.schedule.prunes else ()
+            prompt = self._decoder.read_prompt(prompt, pruned=pruned)
+        output, clock = self._decoder.start(prompt, self.state), Clock(self._decoder.device)
+        clock.start()
+        return self._fetch(output, clock, before_ms=prompt.ms)
 
-    def _launched(
-        self, output: DecoderOutput, clock: Clock, kernel_ms: float | None, read_ms: float = 0.0
-    ) -> Launched:
-        """Draw tokens from an output, and put what the host needs of it on its way."""
+    def _launch(self, token: Tensor) -> LaunchedPass:
+        """Launch the decode step that reads `token` (1, 1). Only a trigger waits for the device here."""
+        clock, kernel_ms = Clock(self._decoder.device), self._decoder.kernel_ms
+        before_ms, self._lookup_ms = self._lookup_ms, 0.0
+        clock.start()
+        return self._fetch(self._decoder.step(token, self.state), clock, kernel_ms, before_ms)
+
+    def _fetch(
+        self, output: DecoderOutput, clock: Clock, kernel_ms: float | None = None, before_ms: float = 0.0
+    ) -> LaunchedPass:
+        """Launch the drawing of tokens from a pass's output, and their copies to the host."""
         choices = self._choices(output)
         numbers = Fetched([choices, output.entropy] if isinstance(output.entropy, Tensor) else [choices])
         clock.mark()
         top = Fetched(likeliest(output.logits, self._top)) if self._top else None
-        about = self._about() if self._looks_ahead else None  # else it is asked for off the clock
-        return Launched(output, choices, numbers, clock, read_ms, kernel_ms, about, top)
+        # The next pass, launched before this one is read, changes the state. Without it they are read off the clock.
+        state_fields = self._state_fields() if self._looks_ahead else None
+        return LaunchedPass(output, choices, numbers, clock, before_ms, kernel_ms, state_fields, top)
 
     def _read(self, clock: Clock) -> float:
         """Milliseconds of a pass: on a CPU to this moment, and of the device's own time where it runs ahead."""
@@ -224,23 +233,23 @@ class Lane:
 
     def _choices(self, output: DecoderOutput) -> Tensor:
         """Draw a token (rows, 1) for each row of logits, the last of which belongs to the current step."""
-        if self._greedy and output.choice is not None:
+        if self._is_greedy and output.choice is not None:
             return output.choice
-        return self._choose(output.logits, self.state.refresher.step - len(output.logits) + 1)
+        return self._draw(output.logits, self.state.refresher.step - len(output.logits) + 1)
 
     def _verify_pending(self) -> LaneEvent:
         """Run the pass over the last drafts, which begins no step."""
         clock, kernel_ms = Clock(self._decoder.device), self._decoder.kernel_ms
         clock.start()
         output = self._decoder.repair(None, self.state)
-        launched = self._launched(output, clock, kernel_ms)
+        launched = self._fetch(output, clock, kernel_ms)
         accepted = self._accept(output, launched.numbers.read()[0], clock)
         if accepted < output.rows:
             return self._rewind(output, accepted, launched)
         ms = self._read(clock)
         self.decode_ms += ms
         self.ended = "stop" if self.tokens[-1] in self.stop_ids else "length"
-        return Verified(output.rows, ms, accepted, self._outside(ms, kernel_ms))
+        return Verified(output.rows, ms, accepted, self._outside(ms, launched))
 
     def _accept(self, output: DecoderOutput, choices: list[int], clock: Clock) -> int:
         """Count the drafts that the full model accepts: those before the first one that it rejects.
@@ -259,43 +268,38 @@ class Lane:
         if accept < 1 and not all(accepts):
             with clock.more():
                 logits = output.logits[:count].float()
-                of_drafts = logits.gather(1, torch.tensor(drafts, device=logits.device)[:, None])[:, 0]
-                likely = of_drafts >= logits.amax(1) + math.log(accept)
+                draft_logits = logits.gather(1, torch.tensor(drafts, device=logits.device)[:, None])[:, 0]
+                likely = draft_logits >= logits.amax(1) + math.log(accept)
             ends = range(len(self.tokens) - count + 1, len(self.tokens) + 1)
             accepts = [
-                own or (near and not (self.schedule.own_repeats and repeats_at(self.tokens, end)))
-                for own, near, end in zip(accepts, likely.tolist(), ends, strict=True)
+                is_choice or (is_likely and not (self.schedule.own_repeats and repeats_at(self.tokens, end)))
+                for is_choice, is_likely, end in zip(accepts, likely.tolist(), ends, strict=True)
             ]
         accepted = accepts.index(False) if False in accepts else count
         self.drafts += count
         self.accepted += accepted
         return accepted
 
-    def _outside(self, ms: float, kernel_ms: float | None) -> float | None:
-        """Milliseconds of a pass outside the decoder's kernels; None if it does not count these.
+    def _outside(self, ms: float, launched: LaunchedPass) -> float | None:
+        """How many of a pass's `ms` went by outside the decoder's kernels; None if it does not count these."""
+        before, now = launched.kernel_ms, self._decoder.kernel_ms
+        return None if now is None or before is None else ms - (now - before)
 
-        Args:
-            ms: of the pass.
-            kernel_ms: the decoder's count when the pass began; None for prefill.
-        """
-        now = self._decoder.kernel_ms
-        return None if now is None or kernel_ms is None else ms - (now - kernel_ms)
-
-    def _rewind(self, output: DecoderOutput, accepted: int, launched: Launched) -> Rewind:
+    def _rewind(self, output: DecoderOutput, accepted: int, launched: LaunchedPass) -> Rewind:
         """Take back the drafts after the first `accepted`; the full model's own token replaces the first of these."""
         with launched.clock.more():
             last = self._decoder.rewind(output, accepted + 1, self.state)
         self._token = launched.choices[accepted : accepted + 1]
         ms = self._read(launched.clock)
-        outside = self._outside(ms, launched.kernel_ms)
+        outside_ms = self._outside(ms, launched)
         self.decode_ms += ms
         step = self.state.refresher.step
         del self.tokens[step:]
-        about, top = self._about() | {"outside_ms": outside}, launched.top_at(accepted)
-        self._after_rewind = self._result(last, int(self._token), ms, about, top)
+        fields, top = self._state_fields() | {"outside_ms": outside_ms}, launched.top_at(accepted)
+        self._after_rewind = self._result(last, int(self._token), ms, fields, top)
         return Rewind(step - 1)
 
-    def _about(self) -> dict[str, Any]:
+    def _state_fields(self) -> dict[str, Any]:
         """The fields of a step's result that describe the state after it."""
         refresher = self.state.refresher
         return {
@@ -307,14 +311,22 @@ class Lane:
         }
 
     def _result(
-        self, output: DecoderOutput, token: int, ms: float, about: dict[str, Any], top: list[tuple[int, float]] | None
+        self, output: DecoderOutput, token: int, ms: float, fields: dict[str, Any], top: list[tuple[int, float]] | None
     ) -> StepResult:
+        """The result of a step from the output of its one row and the other fields."""
         nats = self._decoder.entropy(output.logits) if output.entropy is None else float(output.entropy)
         if not math.isfinite(nats):  # then some logit is not finite; the entropy is needed anyway, so checking is free
-            raise not_finite(about["step"], self.schedule, self.state.bank)
-        logits, watched, rows = output.logits, output.watched, output.rows
-        more: dict[str, Any] = {"logits": logits, "watched": watched, "rows": rows, "top": top}
-        return StepResult(token_id=token, ms=ms, entropy=nats, **more, **about)
+            raise not_finite(fields["step"], self.schedule, self.state.bank)
+        return StepResult(
+            token_id=token,
+            ms=ms,
+            entropy=nats,
+            logits=output.logits,
+            watched=output.watched,
+            rows=output.rows,
+            top=top,
+            **fields,
+        )
 
     def _append(self, step: StepResult) -> StepResult:
         """Append a step's token, and end the lane if it is the last one and no draft is pending."""
@@ -325,37 +337,39 @@ class Lane:
 
 
 @dataclass(frozen=True)
-class Launched:
-    """A pass whose work has been launched on the device.
+class LaunchedPass:
+    """A pass that the device may still run, and what the host will read of it.
 
     Attributes:
         output: of the decoder; its logits may have several rows.
         choices: a token (rows, 1) for each row of logits.
         numbers: these tokens, and the entropy if the decoder returns it as a tensor.
         clock: started before the pass and marked after it.
-        read_ms: time that reading the prompt took, for prefill; else that of a look-up without a draft.
+        before_ms: time that the clock does not have: of reading the prompt, or of a look-up without a draft.
         kernel_ms: the decoder's count of its kernels' time before the pass; None for prefill.
-        about: what the step's result says of the state after it; None where the next pass waits for it.
-        top: ids and probabilities of the likeliest tokens of each row, on their way after the clock's mark.
+        state_fields: the fields of the step's result that describe the state after it; None if no other pass is
+            launched before this one is read.
+        top: ids and probabilities of the likeliest tokens of each row, copied after the clock's mark.
     """
 
     output: DecoderOutput
     choices: Tensor
     numbers: Fetched
     clock: Clock
-    read_ms: float
+    before_ms: float
     kernel_ms: float | None
-    about: dict[str, Any] | None
+    state_fields: dict[str, Any] | None
     top: Fetched | None = None
 
     def top_at(self, row: int) -> list[tuple[int, float]] | None:
-        """The likeliest tokens of a row; waits for them."""
+        """The likeliest tokens of a row with their probabilities; waits for them."""
         if self.top is None:
             return None
-        ids, chances = self.top.read()
-        count = len(ids) // len(self.choices)
-        own = slice(row % len(self.choices) * count, (row % len(self.choices) + 1) * count)
-        return list(zip(ids[own], chances[own], strict=True))
+        ids, probabilities = self.top.read()
+        rows = len(self.choices)
+        count = len(ids) // rows
+        start = row % rows * count
+        return list(zip(ids[start : start + count], probabilities[start : start + count], strict=True))
 
 
 @dataclass(frozen=True)

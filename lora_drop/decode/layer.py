@@ -82,12 +82,14 @@ def attend(layer: Any, h: Tensor, rope: Rope, mask: Tensor | None = None, cache:
     attention, _ = layer.self_attn(
         hidden_states=layer.input_layernorm(h), position_embeddings=rope, attention_mask=mask, cache=cache
     )
-    return h + attention
+    u: Tensor = h + attention
+    return u
 
 
 def feed(layer: Any, u: Tensor) -> Tensor:
     """u + MLP, (B, T, D)."""
-    return u + layer.mlp(layer.post_attention_layernorm(u))
+    output: Tensor = u + layer.mlp(layer.post_attention_layernorm(u))
+    return output
 
 
 def heads(layer: Any, h: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:

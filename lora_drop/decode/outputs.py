@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from lora_drop.decode.layer import Rope
 from lora_drop.decode.native.decoder import NativeDecoder
-from lora_drop.decode.native.plan import Head
+from lora_drop.decode.native.plan import Head, NativeState
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.static.buffers import Store
 from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights
@@ -46,7 +46,8 @@ class ReferenceOutputs(ReferenceDecoder):
         return torch.cat([head(rows) for rows in h.split(HEAD_ROWS)])
 
     def _prefill_head(self, h: Tensor) -> Tensor:
-        return self.head(self.norm(h.to(self.dtype)))
+        logits: Tensor = self.head(self.norm(h.to(self.dtype)))
+        return logits
 
     _step_head = _prefill_head
 
@@ -66,22 +67,23 @@ class NativeOutputs(ReferenceOutputs, NativeDecoder):
 
     def _run(
         self,
-        state: Any,
+        state: NativeState,
         layers: range,
         h: Tensor,
-        position: int,
-        lora: bool = False,
+        *,
         token: Tensor | None = None,
-        forgets: int = 0,
         head: Head | None = None,
-        **into: Tensor | None,
+        entered: Tensor | None = None,
+        watched: Tensor | None = None,
+        **options: Any,
     ) -> None:
+        """See `NativeDecoder`; `watched` is left out, as `take` returns every layer's outputs."""
         for i in layers:
-            entered = into.get("entered") if i <= state.first else None
-            super()._run(state, range(i, i + 1), h, position, lora, token, forgets, entered=entered)
+            entering = entered if i <= state.first else None
+            super()._run(state, range(i, i + 1), h, token=token, entered=entering, **options)
             token = None
             self._see(i, h[-1:] if i < state.first else h)
-        super()._run(state, range(0), h, position, lora, token, head=head)
+        super()._run(state, range(0), h, token=token, head=head, **options)
 
     def _step_head(self, h: Tensor) -> Tensor:
         return self._logits(h.float().contiguous())

@@ -278,7 +278,8 @@ class ReferenceDecoder:
     def _rope(self, h: Tensor, position: int) -> Rope:
         """Cosines and sines (1, T, hs) of the tokens h (B, T, D) from `position` on."""
         positions = torch.arange(position, position + h.shape[1], device=h.device)[None]
-        return self.rotary(h, position_ids=positions)
+        rope: Rope = self.rotary(h, position_ids=positions)
+        return rope
 
     def run_lora(self, i: int, h: Tensor, rope: Rope, state: DecodeState) -> Tensor:
         """Layer i at a LoRA step, (B, 1, D): skipped, or run."""

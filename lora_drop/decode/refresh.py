@@ -44,18 +44,13 @@ class Refresher:
         schedule = self.schedule
         due = schedule.is_baseline or bool(schedule.lookup) or self.step - self.last_refresh >= schedule.period
         due = due and not schedule.prunes
-        self.trigger = "entropy" if not due and self._is_unsure() else None
+        self.trigger = "entropy" if not due and schedule.is_unsure(self.entropy) else None
         full = due or self.trigger is not None
         self.kind = "refresh" if full else "lora"
         if full:
             self.last_refresh = self.step
             self.refreshes += 1
         return full
-
-    def _is_unsure(self) -> bool:
-        """True if the last entropy reaches the threshold; one of 0 refreshes at every step."""
-        limit = self.schedule.refresh_entropy
-        return limit is not None and self.entropy is not None and self.entropy >= limit
 
     def draft(self) -> None:
         """Begin a decode step whose token was drafted without a pass."""

@@ -23,6 +23,8 @@ class Preset:
 
 
 EXACT: dict[str, Any] = {"refresh": "repair", "kv": "write"}  # exact full steps, which verifying needs
+# The full model, with the screened head at the steps between full ones.
+SCREENED_HEAD: dict[str, Any] = {"drop_layers": (), "head": "screened", "refresh_entropy": None}
 
 PRESETS = {
     preset.name: preset
@@ -188,8 +190,7 @@ COMPARISONS = {
     "screened-head": Comparison(
         "full model, screened head",
         "Full model, screened head",
-        {"drop_layers": (), "period": 8, "corrections": False, "head": "screened", "accept": 1.0}
-        | {"refresh_entropy": None, **EXACT},
+        {**SCREENED_HEAD, "period": 8, "corrections": False, "accept": 1.0, **EXACT},
     ),
     "adapters-off": Comparison("adapters off", "Adapters off", {"adapters": "none"}),
     "skip": Comparison("skip rule", "Skip rule", {"reuse": "skip"}),

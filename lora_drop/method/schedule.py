@@ -76,6 +76,10 @@ class Schedule:
         """True if the entropy of a step's logits may call for an early refresh."""
         return not self.is_baseline and self.refresh_entropy is not None
 
+    def is_unsure(self, nats: float | None) -> bool:
+        """True if the entropy of a step's logits calls for an early refresh; a threshold of 0 does at every step."""
+        return self.refresh_entropy is not None and nats is not None and nats >= self.refresh_entropy
+
     @property
     def repairs(self) -> bool:
         """True if a full step also runs the tokens since the last one."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -14,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 from transformers.generation.stopping_criteria import StopStringCriteria
 from transformers.generation.streamers import BaseStreamer
-from transformers.generation.utils import GenerateDecoderOnlyOutput, GenerationMixin
+from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.find import bank_folder
@@ -95,11 +94,12 @@ def generate(
             for it, else every layer runs, with a warning.
         adapters: the corrections, on any device, or the path of their folder, in place of those that the settings
             name.
-        streamer: `model.generate` hands none to a callable: bind it with `with_`.
-        tokenizer: the same.
+        streamer: `model.generate` does not pass its `streamer` to a callable, nor its `assistant_model`, and this
+            function cannot warn that they are missing: bind the streamer with `with_`.
+        tokenizer: to be bound too.
         stop_strings: texts that end an answer; they need the tokenizer.
-        model_kwargs: what transformers prepares for the model's forward. Only `attention_mask` is read (a parameter of
-            that name would be passed twice); the decoder has its own cache.
+        model_kwargs: what transformers prepares for the model's forward. Only `attention_mask` is used (a parameter of
+            that name would be passed twice); a `cache` or `position_ids` of the caller are a warning.
 
     Returns:
         Prompts and new tokens, (B, P + new), stop tokens included, padded on the right; with
@@ -109,7 +109,8 @@ def generate(
         LoraDropError: a model, adapters, settings or a kind of decoding that do not fit; logits that are NaN or
             infinite.
     """
-    padding = _check_call(model, input_ids, generation_config, model_kwargs.get("attention_mask"), streamer)
+    _check_call(model, input_ids, generation_config, streamer)
+    padding = _padding(input_ids, **model_kwargs)
     if stop_strings:
         if tokenizer is None:
             raise LoraDropError(
@@ -131,7 +132,7 @@ def generate(
     rows = []
     for prompt, start in zip(input_ids.split(1), padding, strict=True):
         choose = _Choices(prompt, logits_processor, samples, plan.schedule.verifies, bool(kinds))
-        lane = Lane(decoder, prompt[:, start:], plan.schedule, plan.bank, Sampling(), room, choose=choose)
+        lane = Lane(decoder, prompt[:, start:], plan.schedule, plan.bank, choose, room)
         choose.lane = lane
         for token in _until_stopped(lane, prompt, stopping_criteria):
             choose.answer.append(token)
@@ -241,18 +242,9 @@ def _check_call(
     model: PreTrainedModel,
     input_ids: Tensor,
     generation_config: GenerationConfig,
-    attention_mask: Tensor | None,
     streamer: BaseStreamer | None,
-) -> list[int]:
-    """Check a call, and warn of arguments of `model.generate` that have no effect.
-
-    Returns:
-        Tokens of padding before each prompt.
-
-    Raises:
-        LoraDropError: LoRA-Drop does not support the call.
-    """
-    hidden = _arguments_of_generate()
+) -> None:
+    """Raise LoraDropError if LoRA-Drop does not support a call of `model.generate`."""
     for name, off in _REFUSED.items():
         value = getattr(generation_config, name, off)
         is_output = name.startswith("output_") and not generation_config.return_dict_in_generate
@@ -261,8 +253,6 @@ def _check_call(
                 f"{name}={value} is not supported: LoRA-Drop writes one text a prompt, greedily or by sampling, and "
                 "keeps its tokens, scores and logits."
             )
-    if hidden.get("assistant_model") is not None:
-        raise LoraDropError("assistant_model is not supported: with accept, LoRA-Drop is a draft of its own.")
     if input_ids.shape[1] == 0:
         raise LoraDropError("the prompt has no token: pass input_ids (inputs_embeds is not supported).")
     if model.config.model_type not in SUPPORTED:
@@ -274,31 +264,32 @@ def _check_call(
         )
     if streamer is not None and len(input_ids) > 1:
         raise LoraDropError(f"a streamer takes one prompt at a time; this is a batch of {len(input_ids)}.")
-    if streamer is None and hidden.get("streamer") is not None:
-        warnings.warn(
-            "transformers does not hand streamer= to a callable, so nothing is streamed: "
-            "custom_generate=lora_drop.with_(streamer=streamer).",
-            stacklevel=4,
-        )
-    if lost := {"cache", "past_key_values", "position_ids"} & hidden.get("kwargs", {}).keys():
-        warnings.warn(f"{', '.join(sorted(lost))} has no effect: LoRA-Drop keeps its own cache.", stacklevel=4)
-    if attention_mask is None:
-        return [0] * len(input_ids)
-    starts = attention_mask.long().argmax(1)
+
+
+def _padding(
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    cache: Any = None,
+    **_: Any,
+) -> list[int]:
+    """Tokens of padding before each prompt. Warns of a cache or positions of the caller, which have no effect.
+
+    Raises:
+        LoraDropError: there is other padding than on the left.
+    """
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
+    starts = mask.argmax(1)
     if (
-        attention_mask.shape != input_ids.shape
-        or not attention_mask.any(1).all()
-        or not all(mask[start:].all() for mask, start in zip(attention_mask, starts, strict=True))
+        mask.shape != input_ids.shape
+        or not mask.any(1).all()
+        or not all(row[start:].all() for row, start in zip(mask, starts, strict=True))
     ):
         raise LoraDropError("prompts are padded on the left alone: set padding_side='left' on the tokenizer.")
+    # transformers makes a cache and positions for a call without them. It marks a cache of the caller.
+    lost = ["cache"] if getattr(cache, "_is_user_defined", False) else []
+    if position_ids is not None and not torch.equal(position_ids, (mask.cumsum(1) - 1).clamp(min=0)):
+        lost.append("position_ids")
+    if lost:
+        warnings.warn(f"{', '.join(lost)} has no effect: LoRA-Drop keeps its own cache.", stacklevel=4)
     return starts.tolist()
-
-
-def _arguments_of_generate() -> dict[str, Any]:
-    """The arguments of the running `model.generate`, which hands a callable only some of them, and drops the others
-    without a word."""
-    body = inspect.unwrap(GenerationMixin.generate).__code__
-    frame = inspect.currentframe()
-    while frame is not None and frame.f_code is not body:
-        frame = frame.f_back
-    return dict(frame.f_locals) if frame else {}

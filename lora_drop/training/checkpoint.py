@@ -62,7 +62,8 @@ def read_state(out: Path, device: torch.device) -> dict[str, Any]:
     if folder is None:
         raise LoraDropError(f"there is no checkpoint in {out.name} to resume: start without --resume.")
     try:
-        return torch.load(folder / STATE, map_location=device, weights_only=True)
+        state: dict[str, Any] = torch.load(folder / STATE, map_location=device, weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LoraDropError(f"the checkpoint in {out.name} cannot be read: {first}") from None
+    return state

@@ -186,4 +186,5 @@ def _scales(moments: _Moments) -> Scales:
 def _power(matrix: Tensor, exponent: float) -> Tensor:
     """Raise a symmetric positive matrix to a power."""
     values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp_min(values[-1] * 1e-12).pow(exponent)) @ vectors.T
+    power: Tensor = (vectors * values.clamp_min(values[-1] * 1e-12).pow(exponent)) @ vectors.T
+    return power

@@ -143,7 +143,7 @@ class TrainJob:
     device: str = "auto"
     dtype: str = "auto"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("evaluate_every", "checkpoint_every", "file_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -170,7 +170,8 @@ class Trainer:
     def tokens_per_step(self) -> int:
         """Tokens that all processes together read in a step."""
         settings = self.settings
-        return settings.batch_size * settings.length * settings.accumulate * self.accelerator.num_processes
+        processes: int = self.accelerator.num_processes
+        return settings.batch_size * settings.length * settings.accumulate * processes
 
     @property
     def steps(self) -> int:

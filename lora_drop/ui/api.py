@@ -6,6 +6,7 @@ from contextlib import closing, contextmanager
 from typing import Any, Literal
 
 import gradio as gr
+from gradio.events import api as add_function
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.cost import kv_bytes, kv_saved, speed_bound
@@ -16,8 +17,8 @@ from lora_drop.method.schedule import baseline_schedule
 from lora_drop.method.settings import BY_NAME, settings_of
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.run.report.brief import brief
-from lora_drop.run.request import LORA_DROP, Plan, Request, plan
-from lora_drop.run.trace.records import write_line
+from lora_drop.run.request import Plan, Request, plan
+from lora_drop.run.trace.records import LORA_DROP, write_line
 from lora_drop.run.trace.trace import gather
 from lora_drop.ui.callbacks import COMPARED, FAILURE, Callbacks
 from lora_drop.ui.components import SEE_LOG
@@ -31,11 +32,11 @@ from lora_drop.ui.stream import batches
 def build_api(calls: Callbacks) -> None:
     """Add the API's functions to the open page."""
     api = functions(calls)
-    gr.api(api["generate"], api_name="generate", concurrency_id="gpu", concurrency_limit=1)
-    gr.api(api["compare"], api_name="compare", concurrency_id="gpu", concurrency_limit=1)
-    gr.api(api["estimate"], api_name="estimate", queue=False)
-    gr.api(api["replay"], api_name="replay")
-    gr.api(api["inspect"], api_name="inspect", concurrency_id="inspect", concurrency_limit=1)
+    add_function(api["generate"], api_name="generate", concurrency_id="gpu", concurrency_limit=1)
+    add_function(api["compare"], api_name="compare", concurrency_id="gpu", concurrency_limit=1)
+    add_function(api["estimate"], api_name="estimate", queue=False)
+    add_function(api["replay"], api_name="replay")
+    add_function(api["inspect"], api_name="inspect", concurrency_id="inspect", concurrency_limit=1)
 
 
 def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
@@ -142,7 +143,8 @@ class Api:
         with _one_line_errors():
             if not isinstance(trace, str):
                 raise LoraDropError("trace must be a text.")
-            return self._calls.reader.ask("html", trace.encode("utf-8", "replace"))
+            page: str = self._calls.reader.ask("html", trace.encode("utf-8", "replace"))
+            return page
 
 
 def _run(calls: Callbacks, prompt: str, visitor: gr.Request | None, options: dict[str, Any]) -> Any:
@@ -199,8 +201,9 @@ def _with_parameters(
     def call(*args: Any, **kwargs: Any) -> Any:
         return function(**arguments(*args, **kwargs))
 
-    made: Any = stream if streams else call  # a type checker does not let a function's signature be set
-    made.__name__, made.__signature__ = function.__name__, signature
+    made: Callable[..., Any] = stream if streams else call
+    made.__name__ = function.__name__
+    made.__signature__ = signature  # type: ignore[attr-defined]  # `inspect` reads it, the type has none
     made.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": returned}
     about, _, returns = (inspect.getdoc(function) or "").partition("Returns:")
     lines = [f"prompt: {prompt}.", *map(_about, settings)]

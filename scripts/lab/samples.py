@@ -22,10 +22,10 @@ from lora_drop.evaluation.measure.point import Point, check_point, circumstances
 from lora_drop.evaluation.sweep import SAMPLE_SETTINGS, sample_trace
 from lora_drop.method.presets import presets_for
 from lora_drop.models.load import LoadedModel
-from lora_drop.run.request import BASELINE, LORA_DROP
 from lora_drop.run.results.files import SAMPLES
 from lora_drop.run.results.prompts import SAMPLE_PROMPTS
 from lora_drop.run.results.store import Content, Row, Store
+from lora_drop.run.trace.records import BASELINE, LORA_DROP
 from lora_drop.run.trace.trace import first_divergence
 from scripts.lab import exit_code
 

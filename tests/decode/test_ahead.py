@@ -24,8 +24,6 @@ class Hurried(Lane):
     """Its decode passes are launched without a wait for the device."""
 
     def _launch(self, token):
-        if token is None:
-            return super()._launch(token)
         with graphs.Hostless():
             return super()._launch(token)
 

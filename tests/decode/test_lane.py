@@ -117,10 +117,10 @@ def ticks(monkeypatch):
     monkeypatch.setattr(module, "Clock", Ticks)
 
 
-def lane(decoder, schedule=None, count=8, stop=(), prompt=None, **options):
+def lane(decoder, schedule=None, count=8, stop=(), prompt=None, sampling=None, **options):
     schedule = schedule or baseline_schedule(LAYERS)
     prompt = torch.zeros(1, PROMPT, dtype=torch.long) if prompt is None else prompt
-    return Lane(decoder, prompt, schedule, None, Sampling(), count, frozenset(stop), **options)
+    return Lane(decoder, prompt, schedule, None, sampling or Sampling(), count, frozenset(stop), **options)
 
 
 def verifying(accept=1.0, period=4):
@@ -291,7 +291,7 @@ def test_accept_is_a_ratio_of_probabilities(accept, logit, accepted):
 
 
 def test_the_decoders_own_choice_and_entropy_are_taken():
-    """Of several rows those of the last; `choose` is asked for none of them."""
+    """Of several rows those of the last."""
 
     class Choosing(Scripted):
         def _output(self, state, logits, rows=1):
@@ -315,7 +315,7 @@ def test_a_choice_of_the_callers_gets_each_row_with_its_step():
         return logits.argmax(-1, keepdim=True)
 
     decoder = Scripted(COUNT, COUNT, runs_ahead=True)
-    one = lane(decoder, verifying(), count=7, choose=choose)
+    one = lane(decoder, verifying(), count=7, sampling=choose)
     assert len(list(one)) == 8 and one.tokens == COUNT[:7]
     assert asked == [(0, 1), (1, 1), (2, 1), (3, 1), (1, 4), (5, 1), (6, 1), (5, 2)]
 
@@ -341,7 +341,7 @@ def test_the_cause_of_broken_logits():
         (Schedule(4, LAYERS, (2,)), {}, True),
         (verifying(), {}, False),
         (Schedule(4, LAYERS, (2,), refresh_entropy=1.0), {}, False),
-        (baseline_schedule(LAYERS), {"choose": lambda logits, step: logits.argmax(-1, keepdim=True)}, False),
+        (baseline_schedule(LAYERS), {"sampling": lambda logits, step: logits.argmax(-1, keepdim=True)}, False),
     ],
 )
 def test_when_it_looks_ahead(schedule, options, ahead):

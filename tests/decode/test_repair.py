@@ -170,7 +170,7 @@ def test_a_repeat_stays_only_if_it_is_the_full_model_s_own_choice(decoder, tiny,
     """Drafts are judged in order, up to the first that does not stay. Texts of three tokens repeat themselves."""
     rules = EXACT | {"accept": 1e-30, "own_repeats": own_repeats}
     schedule = Schedule(5, tiny.num_layers, (1, 2, 3), **rules)
-    options = {"choose": lambda logits, step: logits[:, :3].argmax(1)[:, None]}
+    options = {"sampling": lambda logits, step: logits[:, :3].argmax(1)[:, None]}
     ours, events = events_of(decoder, schedule, tokens=40, **options)
     text, judged = [], 0  # what is written, and how much of it no pass can reject
     by_rule = []

@@ -16,6 +16,7 @@ def generate(
     lora_drop=None,
     adapters=None,
     streamer=None,
+    assistant_model=None,
     tokenizer=None,
     stop_strings=None,
     generation_config=None,
@@ -31,6 +32,8 @@ def generate(
             "this decoding needs LoRA-Drop Studio, which is on no package index: run `pip install .` in its checkout, "
             "or install the file of its wheel."
         )
+    if assistant_model is not None:
+        raise package.LoraDropError("assistant_model is not supported: with accept, LoRA-Drop is a draft of its own.")
     if generation_config is not None and generation_config.stop_strings:
         stop_strings = stop_strings or generation_config.stop_strings
         generation_config = copy.deepcopy(generation_config)

@@ -18,9 +18,9 @@ from transformers import PreTrainedModel
 from lora_drop.decode.cache import KVCache
 from lora_drop.decode.correction import Correction
 from lora_drop.decode.layer import Rope, feed, heads
-from lora_drop.decode.native.plan import Head, NativeScreen, NativeState
-from lora_drop.decode.native.structs import Ends, Layer, Matrix, Plan, Step, Store
-from lora_drop.decode.native.weights import KINDS, NativeWeights, TimedLibrary, compiled
+from lora_drop.decode.native.plan import Head, NativeScreen, NativeState, store_of
+from lora_drop.decode.native.structs import Ends, Layer, Plan, Step, Store
+from lora_drop.decode.native.weights import NativeWeights, TimedLibrary, compiled, dense
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.step import DecoderOutput, DecodeState
 from lora_drop.method.schedule import REUSE_RULES, Schedule
@@ -39,8 +39,12 @@ class NativeDecoder(ReferenceDecoder):
         self.name = weights.decoder_name
         self._weights, self._vocabulary, self._hidden_size = weights, weights.head.n, self.embed.embedding_dim
         self._embedding, self._norm = self.embed.weight.detach().contiguous(), self.norm.weight.detach().float()
-        embed = Matrix(self._embedding.data_ptr(), None, *self._embedding.shape, KINDS[self.dtype])
-        self._ends = Ends(embed, weights.head, self._norm.data_ptr(), model.config.rms_norm_eps)
+        self._ends = Ends(
+            embed=dense(self._embedding),
+            head=weights.head,
+            norm=self._norm.data_ptr(),
+            eps=model.config.rms_norm_eps,
+        )
         self._ends_at, self._layers_at = ctypes.addressof(self._ends), ctypes.addressof(weights.layers)
         native = compiled()
         self._library, self.kernels = TimedLibrary(native), native.about
@@ -79,7 +83,12 @@ class NativeDecoder(ReferenceDecoder):
         watched = torch.empty(n, 1, self._hidden_size) if state.watch else None
         head = Head(1, self._vocabulary, state.screen if lora else None, schedule.is_adaptive)
         self._run(
-            *(state, range(self.num_layers), state.rows[pending], state.position, lora, token),
+            state,
+            range(self.num_layers),
+            state.rows[pending],
+            position=state.position,
+            lora=lora,
+            token=token,
             head=head,
             entered=entered,
             watched=watched,
@@ -96,7 +105,7 @@ class NativeDecoder(ReferenceDecoder):
         kv.update(key, value, i)
         query = query.transpose(1, 2).contiguous()  # (1, T, nh, hs)
         mixed, store = torch.empty_like(query), kv.store(i)
-        view = Store(store.data_ptr(), store.shape[3], kv.lengths[i], KINDS[store.dtype])
+        view = store_of(store, kv.lengths[i])
         at = self._layers_at + i * ctypes.sizeof(Layer)
         self._library.ld_prompt(at, ctypes.addressof(view), h.shape[1], query.data_ptr(), mixed.data_ptr())
         u = h + layer.self_attn.o_proj(mixed.flatten(2))
@@ -121,8 +130,8 @@ class NativeDecoder(ReferenceDecoder):
         watched = torch.empty(len(schedule.dropped), rows, self._hidden_size) if state.watch else None
         layers = range(first if token is None else 0, self.num_layers)
         head = Head(rows if schedule.verifies else 1, self._vocabulary, entropy=schedule.is_adaptive)
-        h = state.inputs[:rows]
-        self._run(state, layers, h, state.position - rows, False, token, forgets, head, watched=watched)
+        h, position = state.inputs[:rows], state.position - rows
+        self._run(state, layers, h, position=position, token=token, forgets=forgets, head=head, watched=watched)
         if watched is not None and not schedule.verifies:
             watched = watched[:, -1:]
         state.held = rows - 1
@@ -145,7 +154,8 @@ class NativeDecoder(ReferenceDecoder):
         """See `ReferenceDecoder`."""
         if logits.dtype != torch.float32:  # prefill's
             return super().entropy(logits)
-        return self._library.ld_entropy(logits.data_ptr(), self._vocabulary)
+        nats: float = self._library.ld_entropy(logits.data_ptr(), self._vocabulary)
+        return nats
 
     @torch.inference_mode()
     def read(
@@ -168,7 +178,7 @@ class NativeDecoder(ReferenceDecoder):
         for at in range(start, tokens.shape[1], READ_ROWS):
             h = self._embedded(tokens[:, at : at + READ_ROWS])
             outputs.append(torch.empty(len(layers), 1, *h.shape))
-            self._run(state, range(self.num_layers), h, position + at, watched=outputs[-1])
+            self._run(state, range(self.num_layers), h, position=position + at, watched=outputs[-1])
             if at + len(h) > logits_from:
                 logits.append(self._logits(h[max(0, logits_from - at) :])[None])
         return DecoderOutput(torch.cat(logits, 1), torch.cat(outputs, 2))
@@ -182,23 +192,27 @@ class NativeDecoder(ReferenceDecoder):
         state: NativeState,
         layers: range,
         h: Tensor,
+        *,
         position: int,
         lora: bool = False,
         token: Tensor | None = None,
         forgets: int = 0,
         head: Head | None = None,
-        **into: Tensor | None,
+        entered: Tensor | None = None,
+        watched: Tensor | None = None,
     ) -> None:
         """Run some layers on h (rows, D), in place, for the tokens from `position` on.
 
         Args:
-            layers: those before the first skipped one run for the last token alone, as the others have passed them.
-            token: (1, 1), whose embedding becomes the last row; None: h has it.
-            forgets: entries to drop first, at the end of the caches of the layers from the first skipped one on: those
-                that LoRA steps wrote.
+            layers: in a repair, those before the first skipped layer run for the last token alone: the pending tokens
+                have passed them.
+            lora: run a LoRA step.
+            token: (1, 1), whose embedding becomes the last row; None if h has it.
+            forgets: tokens to drop first from the caches of the layers from the first skipped one on, where LoRA steps
+                wrote them.
             head: to fill, for the last of the rows.
-            into: tensors to fill: `entered` (1, D) with the input of the first skipped layer, `watched` (n, rows, D)
-                with the skipped layers' outputs.
+            entered: to fill with the input of the first skipped layer, (1, D).
+            watched: to fill with the skipped layers' outputs, (n, rows, D).
         """
         schedule, bank, start, rows = state.schedule, state.bank, layers.start, h.shape[0]
         narrow = max(0, min(state.first - start, len(layers)))
@@ -206,18 +220,32 @@ class NativeDecoder(ReferenceDecoder):
         state.make_room(layers[:narrow], 1, False)
         state.make_room(layers[narrow:], rows, lora and not writes, forgets)
         step = Step(
-            *(rows, lora, REUSE_RULES.index(schedule.reuse), schedule.part == "attention", writes, narrow, state.held),
-            *(forgets, bank.alpha / bank.rank if bank and bank.rank else 0.0),
-            *(None if t is None else t.data_ptr() for t in (token, *map(into.get, ("entered", "watched")))),
+            rows=rows,
+            lora=lora,
+            rule=REUSE_RULES.index(schedule.reuse),
+            attention_only=schedule.part == "attention",
+            write_kv=writes,
+            narrow=narrow,
+            held=state.held,
+            forgets=forgets,
+            scale=bank.alpha / bank.rank if bank and bank.rank else 0.0,
+            token=_address(token),
+            entered=_address(entered),
+            watched=_address(watched),
         )
+        cos, sin = self._rope_at(position)
         assert state.stores is not None  # `begin` came first
         self._library.ld_step(
             self._ends_at,
             self._layers_at + start * ctypes.sizeof(Layer),
             ctypes.addressof(state.plan) + start * ctypes.sizeof(Plan),
-            *(len(layers), ctypes.addressof(step), *self._rope_at(position)),
+            len(layers),
+            ctypes.addressof(step),
+            cos,
+            sin,
             ctypes.addressof(state.stores) + start * ctypes.sizeof(Store),
-            *(h.data_ptr(), head and head.address),
+            h.data_ptr(),
+            head and head.address,
         )
 
     def _logits(self, h: Tensor, screen: NativeScreen | None = None) -> Tensor:
@@ -242,3 +270,7 @@ class NativeDecoder(ReferenceDecoder):
         cos, sin = self._rope_blocks[block]
         offset = at * cos.shape[1] * cos.itemsize
         return cos.data_ptr() + offset, sin.data_ptr() + offset
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from lora_drop.decode.native.structs import ABI, FUNCTIONS, NO_MEMORY, NO_THREADS
 from lora_drop.errors import LoraDropError
@@ -280,7 +281,7 @@ def _opened(path: Path) -> int:
     return handle
 
 
-def _check(status: int, *_) -> None:
+def _check(status: int, *_: Any) -> None:
     if status == NO_MEMORY:
         raise MemoryError("There is no memory for a decode step.")
     if status == NO_THREADS:

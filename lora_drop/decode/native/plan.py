@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from lora_drop.decode.head import LOWEST, ScreenedHead
 from lora_drop.decode.native.structs import Q4_0, Q8_0, Answer, Matrix, Plan, Screen, Store
-from lora_drop.decode.native.weights import GROUP, KINDS, NativeWeights, in_large_pages, in_panels, q8_0
+from lora_drop.decode.native.weights import GROUP, KINDS, NativeWeights, dense, in_large_pages, in_panels, q8_0
 from lora_drop.decode.step import DecodeState
 
 LANES = 16  # rows of a panel
@@ -72,7 +72,7 @@ class NativeState(DecodeState):
             self.plan[i].drops = 1
             self.plan[i].hidden = self.vectors[row].data_ptr() if len(self.vectors) else None
         stores = (  # a pruned layer has none
-            Store() if t is None else Store(t.data_ptr(), t.shape[3], count, KINDS[t.dtype])
+            Store() if t is None else store_of(t, count)
             for t, count in zip(self.kv.stores, self.kv.lengths, strict=True)
         )
         self.stores = (Store * schedule.num_layers)(*stores)
@@ -97,7 +97,8 @@ class NativeState(DecodeState):
         """B (N, r) with 16 rows side by side, so that it is read from start to end."""
         panels = F.pad(b, (0, 0, 0, -len(b) % LANES)).unflatten(0, (-1, LANES)).transpose(1, 2).contiguous()
         self.tensors.append(panels)
-        return Matrix(panels.data_ptr(), None, *b.shape, KINDS[b.dtype])
+        n, k = b.shape
+        return Matrix(data=panels.data_ptr(), n=n, k=k, kind=KINDS[b.dtype])
 
     def _fits(self, *matrices: Tensor) -> bool:
         """True if matrices are read in blocks, which their shapes must allow."""
@@ -110,7 +111,7 @@ class NativeState(DecodeState):
 
     def _matrix(self, tensor: Tensor) -> Matrix:
         self.tensors.append(tensor.contiguous())
-        return Matrix(self.tensors[-1].data_ptr(), None, *tensor.shape, KINDS[tensor.dtype])
+        return dense(self.tensors[-1])
 
     def make_room(self, layers: range, tokens: int, skips: bool, forgets: int = 0) -> None:
         """Make room for more tokens in the caches of some layers, and count them; `ld_step` writes them.
@@ -140,6 +141,11 @@ class NativeState(DecodeState):
             store.length = length
 
 
+def store_of(kv: Tensor, length: int) -> Store:
+    """K/V (2, 1, nkv, capacity, hs) of a layer, `length` tokens of them filled; the caller keeps the tensor."""
+    return Store(data=kv.data_ptr(), capacity=kv.shape[3], length=length, kind=KINDS[kv.dtype])
+
+
 class Head:
     """The head of some rows of a pass: tensors for what it gives, and the structure by which C fills them.
 
@@ -154,8 +160,11 @@ class Head:
         self.choice = torch.empty(rows, 1, dtype=torch.int64)
         self.entropy = ctypes.c_float() if entropy else None
         self._answer = Answer(
-            *(None if screen is None else ctypes.addressof(screen.screen), rows, self.logits.data_ptr()),
-            *(self.choice.data_ptr(), None if self.entropy is None else ctypes.addressof(self.entropy)),
+            screen=None if screen is None else ctypes.addressof(screen.screen),
+            rows=rows,
+            logits=self.logits.data_ptr(),
+            best=self.choice.data_ptr(),
+            entropy=None if self.entropy is None else ctypes.addressof(self.entropy),
         )
         self.address = ctypes.addressof(self._answer)
 
@@ -173,9 +182,9 @@ class NativeScreen:
         rows = torch.cat([scale, low | high << 4], -1).flatten(1).numpy()
         self._codes = in_large_pages(rows.size)
         self._project = F.pad(head.project, (0, 0, 0, rank))
-        own = weights.head_rows
         self.screen = Screen(
-            Matrix(self._project.data_ptr(), None, *self._project.shape, KINDS[self._project.dtype]),
-            in_panels(rows, Q4_0, self._codes),
-            *(None if own is None else own.ctypes.data, head.best),
+            project=dense(self._project),
+            codes=in_panels(rows, Q4_0, self._codes),
+            rows=None if weights.head_rows is None else weights.head_rows.ctypes.data,
+            best=head.best,
         )

@@ -85,8 +85,9 @@ class _Layout:
         """Address of a tensor's numbers in float32."""
         if tensor is None:
             return None
-        self.memory.append(tensor.float().contiguous())
-        return self.memory[-1].data_ptr()
+        numbers = tensor.float().contiguous()
+        self.memory.append(numbers)
+        return numbers.data_ptr()
 
     def matrix(self, name: str, *parts: torch.nn.Linear) -> tuple[Matrix, list[int]]:
         """Parts as one matrix, those of one kind adjacent in memory; and the kind of each part."""
@@ -105,7 +106,7 @@ class _Layout:
 
     def _dense(self, *parts: torch.nn.Linear) -> Matrix:
         self.memory.append(fused(*parts)[0])
-        return Matrix(self.memory[-1].data_ptr(), None, *self.memory[-1].shape, KINDS[self._dtype])
+        return dense(self.memory[-1])
 
     def _panels(self, kind: int, blocks: Sequence[Packed]) -> Matrix:
         rows = np.concatenate([one.rows for one in blocks])
@@ -132,17 +133,26 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
     dtype: Any = model.get_input_embeddings().weight.dtype  # Any: to a type checker it may be a module
     layout, layers, layer_bytes = _Layout(blocks, dtype), [], []
     for i, layer in enumerate(model.model.layers):
-        matrices, sizes = [], {}
+        matrices, sizes = {}, {}
         for name, parts in projections(layer).items():
-            matrix, kinds = layout.matrix(f"{i}.{name}", *parts)
-            matrices.append(matrix)
+            matrices[name], kinds = layout.matrix(f"{i}.{name}", *parts)
             sizes[name] = [(part.weight.numel(), bytes_of(kind)) for part, kind in zip(parts, kinds, strict=True)]
         qkv = sizes["qkv"]
         layer_bytes.append((_mean(qkv[1:]), _mean(qkv + sizes["out"]), _mean(sizes["gate_up"] + sizes["down"])))
-        norms = (layer.input_layernorm.weight, layer.post_attention_layernorm.weight, qk_norms(layer.self_attn))
-        counts = (config.hidden_size, config.num_attention_heads, config.num_key_value_heads, layer.self_attn.head_dim)
-        numbers = (*counts, config.intermediate_size, config.rms_norm_eps)
-        layers.append(Layer(*map(layout.vector, norms), *matrices, *numbers))
+        layers.append(
+            Layer(
+                attention_norm=layout.vector(layer.input_layernorm.weight),
+                mlp_norm=layout.vector(layer.post_attention_layernorm.weight),
+                qk_norm=layout.vector(qk_norms(layer.self_attn)),
+                **matrices,
+                hidden=config.hidden_size,
+                heads=config.num_attention_heads,
+                kv_heads=config.num_key_value_heads,
+                head_dim=layer.self_attn.head_dim,
+                inner=config.intermediate_size,
+                eps=config.rms_norm_eps,
+            )
+        )
     head, (head_kind,) = layout.matrix("head", model.get_output_embeddings())
     own = blocks("head")[0] if blocks is not None else None
     in_blocks = bool(layout.kinds - set(KINDS.values()))
@@ -175,11 +185,17 @@ def bytes_of(kind: int) -> float:
     return BLOCK_BYTES[kind] / GROUP if kind in BLOCK_BYTES else {F32: 4, BF16: 2}[kind]
 
 
+def dense(numbers: Tensor) -> Matrix:
+    """A matrix of numbers (N, K), which the caller keeps."""
+    n, k = numbers.shape
+    return Matrix(data=numbers.data_ptr(), n=n, k=k, kind=KINDS[numbers.dtype])
+
+
 def in_panels(rows: np.ndarray, kind: int, panels: Tensor) -> Matrix:
     """Regroup rows of blocks (N, bytes) uint8, N a multiple of 16, into the panels that C reads, of the same size."""
     n, k = rows.shape[0], int(rows.shape[1] / bytes_of(kind))
     compiled().ld_pack(rows.ctypes.data, panels.data_ptr(), n, k, kind)
-    return Matrix(panels.data_ptr(), None, n, k, kind)
+    return Matrix(data=panels.data_ptr(), n=n, k=k, kind=kind)
 
 
 def in_large_pages(size: int) -> Tensor:

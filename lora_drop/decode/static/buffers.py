@@ -77,7 +77,7 @@ class Window:
 class StaticAnchors(list[Tensor | None]):
     """Anchors that keep their place in memory: setting one copies it into the buffer that is there."""
 
-    def __setitem__(self, layer, anchor) -> None:
+    def __setitem__(self, layer: Any, anchor: Any) -> None:
         place = self[layer]
         if place is None or anchor is None:
             super().__setitem__(layer, anchor)

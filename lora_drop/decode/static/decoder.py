@@ -249,7 +249,7 @@ class StaticDecoder(ReferenceDecoder):
         state.refresher.end(logits[-1:], float(nats) if schedule.is_adaptive else None)
         return DecoderOutput(logits, watched, nats, rows, choice)
 
-    def _here(self) -> contextlib.AbstractContextManager:
+    def _here(self) -> contextlib.AbstractContextManager[Any]:
         """Make the decoder's device the current one, which it need not be with two GPUs."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
 
@@ -449,7 +449,7 @@ class StaticDecoder(ReferenceDecoder):
 
     def _write(self, i: int, heads: Tensor, window: Window, state: StaticState) -> Tensor:
         """Write the rows' K/V, the last of `heads`, to their places; return them, (2, 1, nkv, R, hs)."""
-        both = heads[:, self.heads :].unflatten(1, (2, 1, self.kv_heads)).permute(1, 2, 3, 0, 4)
+        both: Tensor = heads[:, self.heads :].unflatten(1, (2, 1, self.kv_heads)).permute(1, 2, 3, 0, 4)
         if window.rows is not None:  # padding rows write the last row's K/V
             both = both.index_select(3, window.rows)
         state.kv.store(i).index_copy_(3, window.places[i in state.schedule.dropped_set], both)

@@ -116,7 +116,7 @@ def compiled() -> Functions:
     if "recompile_limit" in signature(torch.compile).parameters:
         settings["recompile_limit"] = VARIANTS
         return Functions(*(torch.compile(one, **settings) for one in EAGER))  # type: ignore[arg-type]
-    return Functions(*(_limited(torch.compile(one, **settings)) for one in EAGER))  # type: ignore[arg-type]
+    return Functions(*(_limited(torch.compile(one, **settings)) for one in EAGER))
 
 
 def _limited(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -26,6 +26,7 @@ from lora_drop.decode.clock import Clock
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import step_bytes
+from lora_drop.method.presets import SCREENED_HEAD
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.tokens import encode_prompt, encode_text
@@ -247,7 +248,7 @@ def _lanes(loaded: LoadedModel, config: LoraDropConfig) -> tuple[dict[str, LaneP
 def head_only(loaded: LoadedModel, config: LoraDropConfig) -> LanePlan | None:
     """The full model with the screened head at a config's LoRA steps; None where its adapters have none."""
     # Everything else as it is, so that `auto` finds the same adapters.
-    alone = config.replace(drop_layers=(), head="screened", corrections=True, accept=0.0, refresh_entropy=None)
+    alone = config.replace(**SCREENED_HEAD, corrections=True, accept=0.0)
     schedule = alone.schedule_for(loaded.num_layers)
     try:
         bank, _ = find_bank(loaded, alone, schedule)

@@ -61,7 +61,7 @@ def read_tasks(options: Options, say: Say) -> dict[str, Any]:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every local task
     about = {"data_dir": str(options.data_dir), "limit": options.limit, "say": say}
     manager = TaskManager(include_path=Path(__file__).parent, include_defaults=False, metadata=about)
-    tasks = manager.load(list(options.names))["tasks"]
+    tasks: dict[str, Any] = manager.load(list(options.names))["tasks"]
     for task in tasks.values():
         if task.OUTPUT_TYPE == "generate_until":
             task.set_config("generation_kwargs", {"max_gen_toks": options.max_new_tokens}, update=True)

@@ -54,7 +54,7 @@ LM_EVAL_DEVICE = "cuda:0"  # what lm-eval passes where its user names none
 SETTINGS = ("preset", *(setting.name for setting in settings_of(SCHEDULE)))
 
 
-class LaneLM(TemplateLM):
+class LaneLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
     """A decoder with a schedule, as a model of lm-eval: one text at a time, as the decoder has no batches."""
 
     def __init__(self, loaded: LoadedModel, decoder: Decoder, schedule: Schedule, bank: AdapterBank | None):
@@ -66,7 +66,8 @@ class LaneLM(TemplateLM):
     @property
     def eot_token_id(self) -> int:
         """The end token."""
-        return self.tokenizer.eos_token_id
+        token: int = self.tokenizer.eos_token_id
+        return token
 
     @property
     def prefix_token_id(self) -> int:
@@ -81,12 +82,13 @@ class LaneLM(TemplateLM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Render messages, for `--apply_chat_template`."""
-        return self.tokenizer.apply_chat_template(
+        text: str = self.tokenizer.apply_chat_template(
             chat_history,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
         )
+        return text
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """The tokens of a text, with the tokenizer's start token unless the text begins with it."""

@@ -129,7 +129,7 @@ def run_program(code: str, limits: Limits | None = None, way: str | None = None)
             return _judge(child.returncode, cut_short, _holds(out, mark), _tail(err), limits)
 
 
-def _watch(child: subprocess.Popen, folder: Path, limits: Limits) -> str:
+def _watch(child: subprocess.Popen[bytes], folder: Path, limits: Limits) -> str:
     """Wait for a program to end. Returns the reason to kill it, or an empty text if it ended by itself."""
     deadline = time.monotonic() + limits.seconds
     while True:
@@ -155,7 +155,7 @@ def _bytes_in(folder: Path) -> int:
     return total
 
 
-def _kill(child: subprocess.Popen) -> None:
+def _kill(child: subprocess.Popen[bytes]) -> None:
     """Kill the program and its children. In a namespace of its own all of them die with the launcher."""
     try:
         os.killpg(child.pid, signal.SIGKILL)

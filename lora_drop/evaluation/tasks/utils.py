@@ -418,7 +418,7 @@ def _gsm8k_answer(text: str) -> str:
 
 def _number(text: str, last: bool = False) -> str:
     """The first or last number of a text in one spelling: `$1,234.50` -> `1234.5`; empty if there is none."""
-    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
+    numbers: list[str] = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
     if not numbers:
         return ""
     number = numbers[-1 if last else 0].replace(",", "")

@@ -488,7 +488,7 @@ def _refuse_constant(name: str) -> None:
 
 
 @cache
-def _readers() -> dict[str, tuple[type[Record], TypeAdapter]]:
+def _readers() -> dict[str, tuple[type[Record], TypeAdapter[Record]]]:
     """By the line's `type`: the record's class and its validator."""
     return {cls.__dataclass_fields__["type"].default: (cls, TypeAdapter(cls)) for cls in get_args(Record)}
 

@@ -45,7 +45,7 @@ class Trace:
     quality: dict[str, dict[int, AuditRecord]] = field(default_factory=dict)  # of the baseline's
     summary: Summary | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for lane in self.header.lanes:
             self.passes.setdefault(lane["id"], list(self.steps.setdefault(lane["id"], [])))
             self.audits.setdefault(lane["id"], {})
