@@ -66,8 +66,8 @@ class Target:
 
     def tests_of(self, path: Path) -> tuple[str, ...]:
         """The tests of one of the files: those named after it first."""
-        own = f"test_{path.stem}.py"
-        return tuple(f"tests/{test}" for test in sorted(self.tests, key=lambda test: Path(test).name != own))
+        named = f"test_{path.stem}.py"
+        return tuple(f"tests/{test}" for test in sorted(self.tests, key=lambda test: Path(test).name != named))
 
 
 METHOD_TESTS = (
@@ -157,7 +157,7 @@ def mutants_of(path: Path, tests: tuple[str, ...]) -> Iterator[Mutant]:
     wrapper.visit(finder)
     module = wrapper.module
     for line, column, node, new in finder.changes:
-        before, after = (" ".join(module.code_for_node(one).split()) for one in (node, new))
+        before, after = (" ".join(module.code_for_node(expression).split()) for expression in (node, new))
         code = partial(lambda node, new: module.deep_replace(node, new).code, node, new)
         yield Mutant(path.name, line, column, before, after, path, tests, code)
 

@@ -40,9 +40,9 @@ class Failed(Exception):
 
 def environment(home: Path, port: int, **more: str) -> dict[str, str]:
     """A CPU Space's environment, as the Hub documents it and Gradio reads it."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     return {
-        **kept,
+        **inherited,
         "HOME": str(home),
         "PYTHONUNBUFFERED": "1",
         "SYSTEM": "spaces",  # Gradio's own sign that this is a Space
@@ -108,7 +108,7 @@ def resolve(python: str | Path, folder: Path, *options: str) -> list[str]:
     """Packages that pip would install for the folder, as `name==version`; nothing is installed."""
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--dry-run", "--quiet", "--report", "-"]
     report = json.loads(call(*pip, *options, *requirements(folder)))
-    packages = [one["metadata"] for one in report["install"]]
+    packages = [package["metadata"] for package in report["install"]]
     return [f"{package['name']}=={package['version']}" for package in packages]
 
 

@@ -118,8 +118,8 @@ class PlatformWheel(WheelBuilder):
     def get_default_build_data(self) -> dict[str, Any]:
         """See hatchling."""
         inside = f"lora_drop/decode/native/{self.platform.library}"
-        own = {"pure_python": False, "tag": f"py3-none-{self.platform.tag}", "force_include": {self.library: inside}}
-        return super().get_default_build_data() | own
+        data = {"pure_python": False, "tag": f"py3-none-{self.platform.tag}", "force_include": {self.library: inside}}
+        return super().get_default_build_data() | data
 
 
 def build_wheel(platform: Platform, library: Path, out: Path) -> Path:

@@ -73,7 +73,7 @@ def build_app(pool: ModelPool, policy: Policy | None = None) -> Page:
         chosen = components.ModelFacts(labels=pool.labels, elem_id="ld-facts")
         current = gr.State(pool.first)
         zone.follow(current)
-        join_runs(zone, [tab.controls[one.name] for one in SHOWN if one.of == SCHEDULE])
+        join_runs(zone, [tab.controls[setting.name] for setting in SHOWN if setting.of == SCHEDULE])
         join(demo, calls, tab, chosen, current)
         build_api(calls)
     return demo

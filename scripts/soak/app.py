@@ -44,7 +44,7 @@ def started(temporary: Path, log: Path) -> AbstractContextManager[tuple[subproce
     It is public, behind one proxy, whose part the visitors play: each has an address of its own. Runs may be long, so
     that there is time to stop them, and even on a slow machine none is stopped by the clock.
     """
-    own = {
+    settings = {
         "LORA_DROP_PUBLIC": "1",
         "LORA_DROP_TRUSTED_HOPS": "1",
         "LORA_DROP_CALIBRATE": "0",  # the speeds of a model with random weights would be in the answers' headers
@@ -56,7 +56,7 @@ def started(temporary: Path, log: Path) -> AbstractContextManager[tuple[subproce
         "TMPDIR": str(temporary),
         "GRADIO_SERVER_NAME": "127.0.0.1",
     }
-    env = {**os.environ, **own, "GRADIO_SERVER_PORT": str(free_port())}
+    env = {**os.environ, **settings, "GRADIO_SERVER_PORT": str(free_port())}
     return server(Path(sys.executable), ROOT, log, env)
 
 

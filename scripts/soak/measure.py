@@ -100,9 +100,9 @@ def most_ahead(runs: list[Waited]) -> int:
     """
     most = 0
     for run in (run for run in runs if run.began < math.inf):
-        earlier = [own for own in runs if own.address == run.address and own.joined < run.joined]
-        gone = max((own.joined for own in earlier if own.began < run.joined), default=-math.inf)
-        turns = sum(own.joined > gone for own in earlier)
+        earlier = [other for other in runs if other.address == run.address and other.joined < run.joined]
+        gone = max((other.joined for other in earlier if other.began < run.joined), default=-math.inf)
+        turns = sum(other.joined > gone for other in earlier)
         before = Counter(other.address for other in runs if run.joined < other.began < run.began)
         del before[run.address]
         most = max(most, *(count - turns for count in before.values()), 0)

@@ -44,8 +44,8 @@ from lora_drop.ui.components import error_line
 from lora_drop.ui.facts import SHIPPED_SWEEP
 from lora_drop.ui.safe_zone.views import Sweep, dial_of, map_of, pareto_of, progress_value
 from lora_drop.ui.serve import space as zero
-from lora_drop.ui.serve.kept import Stops
 from lora_drop.ui.serve.policy import Limits
+from lora_drop.ui.serve.runs import Stops
 
 SHIPPED_SAMPLES = SHIPPED_PRESETS / SAMPLES.name
 MAX_POINTS = 16
@@ -263,12 +263,12 @@ class SafeZone:
         for number, prompt in enumerate(PROMPTS, start=1):
             yield f"First the full model answers the example prompts: {number} of {len(PROMPTS)}."
             try:
-                one = by_owner(loaded.device, partial(own_answers, loaded, [prompt], after_step=check))
+                answer = by_owner(loaded.device, partial(own_answers, loaded, [prompt], after_step=check))
             except Stopped:
                 break
-            if one.texts().pairs:  # not empty, and not in circles
-                answers.prompts.extend(one.prompts)
-                answers.answers.extend(one.answers)
+            if answer.texts().pairs:  # not empty, and not in circles
+                answers.prompts.extend(answer.prompts)
+                answers.answers.extend(answer.answers)
         yield answers
 
     def run_sweep(

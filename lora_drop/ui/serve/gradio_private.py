@@ -177,7 +177,7 @@ def answer_tools_in_json() -> None:
 
 
 def _postprocess(self: GradioMCPServer, data: Any, root_url: str) -> Any:
-    texts = [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in data]
+    texts = [value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in data]
     return _POSTPROCESS(self, texts, root_url)
 
 
@@ -228,13 +228,13 @@ class Blocks(gr.Blocks):
     def get_api_info(self, *args: Any, **kwargs: Any) -> Any:
         """What `view_api` prints, with the descriptions of the functions' docstrings."""
         info = super().get_api_info(*args, **kwargs)
-        functions = {f"/{one.api_name}": one.fn for one in self.fns.values() if one.fn}
+        functions = {f"/{function.api_name}": function.fn for function in self.fns.values() if function.fn}
         for name, endpoint in info["named_endpoints"].items():
             _, parameters, returns = get_function_description(functions[name])
-            for one in endpoint["parameters"]:
-                one["python_type"]["description"] = parameters.get(one["parameter_name"], "")
-            for one in endpoint["returns"]:
-                one["python_type"]["description"] = " ".join(returns)
+            for parameter in endpoint["parameters"]:
+                parameter["python_type"]["description"] = parameters.get(parameter["parameter_name"], "")
+            for output in endpoint["returns"]:
+                output["python_type"]["description"] = " ".join(returns)
         return info
 
     async def process_api(self, *args: Any, **kwargs: Any) -> Any:
@@ -243,9 +243,11 @@ class Blocks(gr.Blocks):
             return await super().process_api(*args, **kwargs)
         except gr.Error as error:
             request = kwargs.get("request")
-            for one in request if isinstance(request, list) else [request]:  # a batch has one request for each sample
-                if not error.print_exception and one is not None and one.request is not None:
-                    one.request.scope[MISTAKE] = True
+            for sample in (
+                request if isinstance(request, list) else [request]
+            ):  # a batch has one request for each sample
+                if not error.print_exception and sample is not None and sample.request is not None:
+                    sample.request.scope[MISTAKE] = True
             raise
 
 
