@@ -1,4 +1,4 @@
-/* Elements. Values from outside become text through textContent alone; no string is parsed as markup. */
+/* Elements and frames. Values from outside become text through textContent alone; no string is parsed as markup. */
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -74,7 +74,24 @@ export function makeRow(...cells) {
 }
 
 /**
- * An element of a view's own template. A missing one is a bug.
+ * A function that has `draw` called with the next frame, once however often it is called before.
+ *
+ * @param {() => void} draw
+ */
+export function withNextFrame(draw) {
+  let isAsked = false;
+  return () => {
+    if (isAsked) return;
+    isAsked = true;
+    requestAnimationFrame(() => {
+      isAsked = false;
+      draw();
+    });
+  };
+}
+
+/**
+ * An element of a view's template. A missing element is a bug.
  *
  * @template {Element} [T=HTMLElement]
  * @param {ParentNode} root

@@ -10,14 +10,12 @@ const JUDGE = 400; // the last pass over drafts
 
 /** Builds a run from its wire text. */
 export class WireReader {
-  constructor() {
-    /** @type {Run | null} */
-    this.run = null;
-    /** @type {string | null} */
-    this.runId = null;
-    this.isWhole = false; // the text is complete
-    this.read = 0; // characters read
-  }
+  /** @type {Run | null} */
+  run = null;
+  /** @type {string | null} */
+  runId = null;
+  isWhole = false; // the text is complete
+  read = 0; // characters read
 
   /**
    * Read the complete lines that were appended. A text that does not continue the last one is another run.

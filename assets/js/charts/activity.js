@@ -15,17 +15,13 @@ const WORDS = {
 };
 
 export class ActivityChart extends Chart {
-  /** @param {HTMLElement} figure */
-  constructor(figure) {
-    super(figure);
-    this.drawn = 0; // steps
-    /** @type {number[][]} by layer and step */
-    this.z = [];
-    /** @type {string[][]} */
-    this.words = [];
-    /** @type {Set<number>} */
-    this.dropped = new Set();
-  }
+  drawn = 0; // steps
+  /** @type {number[][]} by layer and step */
+  z = [];
+  /** @type {string[][]} */
+  words = [];
+  /** @type {Set<number>} */
+  dropped = new Set();
 
   setUp() {
     const layers = this.run.focus.schedule.numLayers;

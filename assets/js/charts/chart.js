@@ -33,7 +33,7 @@ export class Chart {
     this.span = 1;
     this.unit = ""; // of the y axis
     this.revision = 0;
-    /** @type {any[]} what Plotly draws */
+    /** @type {any[]} lines and heatmaps that Plotly draws */
     this.traces = [];
     this.visible = false; // until it comes into view
     this.isDrawn = false;
@@ -157,15 +157,11 @@ export class Chart {
   }
 
   /**
-   * Show the reader's pointer in another chart.
+   * Put a line, the cursor's or the pointer's, at a step; returns its place, or null if it is hidden.
    *
+   * @param {HTMLElement} line
    * @param {number | null} step
    */
-  pointTo(step) {
-    this.place(this.pointer, step);
-  }
-
-  /** Put a line at a step; returns its place, or null if it is hidden. */
   place(line, step) {
     const left = this.placeOf(step);
     line.hidden = left === null;
@@ -342,7 +338,7 @@ function spanFor(run, span, last) {
  */
 export function valuesAt(run, step, value) {
   return run.lanes.flatMap((lane) => {
-    const own = lane.steps[step] ? value(lane.steps[step], lane) : null;
-    return own === null ? [] : [/** @type {[number, string]} */ ([own, laneColor(lane.index)])];
+    const y = lane.steps[step] ? value(lane.steps[step], lane) : null;
+    return y === null ? [] : [/** @type {[number, string]} */ ([y, laneColor(lane.index)])];
   });
 }

@@ -4,13 +4,9 @@ import { Chart } from "./chart.js";
 import { baseLayout, color, isTalk, laneColor, talkSize } from "./layout.js";
 
 export class DriftMap extends Chart {
-  /** @param {HTMLElement} figure */
-  constructor(figure) {
-    super(figure);
-    this.drawn = 1; // steps; prefill has no audit
-    /** @type {(number | null)[][]} by skipped layer and step */
-    this.z = [];
-  }
+  drawn = 1; // steps; prefill has no audit
+  /** @type {(number | null)[][]} by skipped layer and step */
+  z = [];
 
   setUp() {
     const { dropped } = this.run.focus.schedule;
@@ -69,11 +65,11 @@ export class DriftMap extends Chart {
     const { dropped } = this.run.focus.schedule;
     const layout = baseLayout(this, "skipped layer");
     const every = Math.ceil(dropped.length / 8);
-    const shown = dropped.map((_, i) => i).filter((i) => i % every === 0);
+    const ticks = dropped.map((_, i) => i).filter((i) => i % every === 0);
     Object.assign(layout.yaxis, {
       range: [-0.5, Math.max(dropped.length, 1) - 0.5],
-      tickvals: shown,
-      ticktext: shown.map((i) => String(dropped[i])),
+      tickvals: ticks,
+      ticktext: ticks.map((i) => String(dropped[i])),
       showgrid: false,
       zeroline: false,
     });
