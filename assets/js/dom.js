@@ -74,6 +74,23 @@ export function makeRow(...cells) {
 }
 
 /**
+ * A table with names of its columns.
+ *
+ * @param {string} className
+ * @param {string} caption empty for none
+ * @param {string[]} head
+ * @param {Element[]} rows
+ */
+export function makeTable(className, caption, head, rows) {
+  const table = make("table", className);
+  const [top, body] = [make("thead"), make("tbody")];
+  top.append(makeRow(...head.map((name) => makeHead(name))));
+  body.append(...rows);
+  table.append(...(caption ? [make("caption", "", caption)] : []), top, body);
+  return table;
+}
+
+/**
  * A function that has `draw` called with the next frame, once however often it is called before.
  *
  * @param {() => void} draw

@@ -82,9 +82,7 @@ export function scheduleOf(settings, numLayers) {
 function refusedExactness({ refresh, accept, kv, period, own_repeats }) {
   if (typeof accept !== "number" || !(accept >= 0 && accept <= 1)) return "Accept must be between 0 and 1.";
   if (refresh === "repair" && period > MAX_REPAIR) {
-    return (
-      `with refresh repair the period is at most ${MAX_REPAIR}, got ${period}: shorten it, or take ` + "refresh single."
-    );
+    return `with refresh repair the period is at most ${MAX_REPAIR}, got ${period}: shorten it, or take refresh single.`;
   }
   if (accept && !(refresh === "repair" && kv === "write")) {
     return `accept ${accept} needs exact full steps to verify by: set refresh repair and kv write, or accept 0.`;
@@ -123,9 +121,9 @@ export function bankOf(model, settings, schedule) {
  *
  * @param {State} state
  */
-export function hasThirdLane({ model, named, presets, settings: own }) {
-  if (!model || !presets || !own) return true;
-  const settings = { ...own, ...named[presets.default] };
+export function hasThirdLane({ model, named, presets, settings: controls }) {
+  if (!model || !presets || !controls) return true;
+  const settings = { ...controls, ...named[presets.default] };
   const schedule = scheduleOf(settings, model.shape.num_layers);
   return typeof schedule !== "string" && settings.corrections && bankOf(model, settings, schedule) !== null;
 }
@@ -194,9 +192,9 @@ const isUsed = (name, ran) => !(ran.drop_layers && (name === "layers" || name ==
  * @param {any} now
  */
 function isSame(setting, ran, now) {
-  if (setting.kind === "range" && !ran) return true; // the model's own range
-  const [one, two] = [ran, now].map((value) => textOf(setting, value));
-  return one === two || (one !== "" && two !== "" && Number(one) === Number(two));
+  if (setting.kind === "range" && !ran) return true; // the model's default range
+  const [before, after] = [ran, now].map((value) => textOf(setting, value));
+  return before === after || (before !== "" && after !== "" && Number(before) === Number(after));
 }
 
 /**

@@ -11,7 +11,7 @@ import { byStep } from "./table.js";
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("../run.js").Step} Step */
 
-const FIRST_SPAN = 512; // longest x axis at first, in steps
+const FIRST_SPAN = 512; // steps of the x axis at first, unless fewer are planned: a longer axis is hard to read
 const WINDOW = 1024; // latest steps drawn while a longer run streams; at its end all are drawn
 const CONFIG = {
   responsive: false, // a ResizeObserver does it, also when a column changes and not the window
@@ -42,12 +42,9 @@ export class Chart {
     this.isListening = false;
     /** @type {number | null} */
     this.cursorStep = null;
-    this.cursor = make("div", "ld-cursor");
-    this.cursor.hidden = true;
-    this.plot.after(this.cursor);
-    this.pointer = make("div", "ld-cursor ld-pointer"); // the reader's pointer in another chart
-    this.pointer.hidden = true;
-    this.cursor.after(this.pointer);
+    this.cursor = Object.assign(make("div", "ld-cursor"), { hidden: true });
+    this.pointer = Object.assign(make("div", "ld-cursor ld-pointer"), { hidden: true }); // the reader's, in another chart
+    this.plot.after(this.cursor, this.pointer);
     /** @type {[number, number] | null} the steps that the reader zoomed to, in any chart */
     this.zoom = null;
     /** @type {((step: number, point: any) => void) | null} called when the reader picks a step */
@@ -89,7 +86,7 @@ export class Chart {
    */
   begin(run) {
     this.current = run;
-    this.span = firstSpan(run);
+    this.span = Math.max(1, Math.min(run.planned, FIRST_SPAN));
     this.from = 0;
     this.zoom = null;
     this.isDrawn = this.isFinished = false;
@@ -308,13 +305,6 @@ export class Chart {
     if (this.isDrawn) this.apply();
   }
 }
-
-/**
- * Length of the x axis at first: the planned length, if that is not too long to read.
- *
- * @param {Run} run
- */
-const firstSpan = (run) => Math.max(1, Math.min(run.planned, FIRST_SPAN));
 
 /**
  * Length of the x axis at step `last`: doubled whenever it is full.

@@ -70,8 +70,8 @@ class Lines {
     // The ellipsis must follow words, not an empty line.
     while (visible.length > 1 && !text.slice(...visible[visible.length - 1]).trim()) visible.pop();
     const [start, end] = visible[visible.length - 1];
-    const kept = sheet.cut(text.slice(start, end), box.width, size, 400, " …").replace(/ ?…$/, "");
-    visible[visible.length - 1] = [start, start + kept.length];
+    const fitted = sheet.cut(text.slice(start, end), box.width, size, 400, " …").replace(/ ?…$/, "");
+    visible[visible.length - 1] = [start, start + fitted.length];
     return visible;
   }
 

@@ -78,10 +78,7 @@ function showBegin(root, run) {
 function readWire(props, watch, store) {
   const reader = new WireReader();
   const draw = withNextFrame(() => {
-    const { run } = reader;
-    if (!run) return;
-    store.update({ revision: store.state.revision + 1 });
-    run.isStreaming = !run.isOver;
+    if (reader.run) store.update({ revision: store.state.revision + 1 });
   });
 
   function take() {

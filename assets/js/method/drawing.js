@@ -162,8 +162,8 @@ export class Drawing {
     this.figure("kept", tokens(false));
     this.figure("held", isBaseline(schedule) ? "none skipped" : tokens(true));
     this.figure("kv-full", formatBytes(full));
-    const own = kvBytes(model.shape, schedule, PROMPT, at, model.itemsize);
-    this.figure("kv", `${formatBytes(own)}, ${formatShare(1 - own / full)} less`);
+    const held = kvBytes(model.shape, schedule, PROMPT, at, model.itemsize);
+    this.figure("kv", `${formatBytes(held)}, ${formatShare(1 - held / full)} less`);
   }
 
   /** Play a frame. */
