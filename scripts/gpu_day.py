@@ -75,7 +75,7 @@ def skipped(name: str) -> str | None:
 
 
 def run(name: str, out: Path, seconds: float) -> dict[str, Any]:
-    """Run a step in a process of its own; returns its exit code and its time."""
+    """Run a step in another process; returns its exit code and its time."""
     command, more = steps(out)[name]
     started = time.monotonic()
     draft, log = out / f"{name}.draft", out / f"{name}.log"

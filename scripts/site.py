@@ -59,7 +59,7 @@ def main() -> int:
         return 1
     command = [str(Path(sys.executable).parent / "zensical"), "build", "--strict"]
     build = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    # Docstrings that the reference cannot read are no warnings of Zensical's own.
+    # Docstrings that the reference cannot read raise no warning in Zensical.
     if build.returncode or "griffe: " in build.stdout + build.stderr:
         print(build.stdout, build.stderr, file=sys.stderr)
         return 1

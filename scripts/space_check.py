@@ -45,7 +45,7 @@ def environment(home: Path, port: int, **more: str) -> dict[str, str]:
         **inherited,
         "HOME": str(home),
         "PYTHONUNBUFFERED": "1",
-        "SYSTEM": "spaces",  # Gradio's own sign that this is a Space
+        "SYSTEM": "spaces",  # tells Gradio that this is a Space
         "SPACE_ID": f"{OWNER}/{NAME}",
         "SPACE_HOST": HOST,
         "SPACE_AUTHOR_NAME": OWNER,
@@ -175,14 +175,14 @@ def check_page(url: str) -> str:
     page = fetch(url)
     hold("LoRA-Drop Studio" in page, "the page is not ours")
     paths = sorted(set(re.findall(r"gradio_api/file=[^\"'\\ >]+", page)))
-    hold(paths, "the page names no script of its own")
+    hold(paths, "the page names none of its scripts")
     for path in paths:
         hold(fetch(f"{url}/{path}"), f"{path} is empty")
     return f"{len(page) / 1e3:.0f} kB, and {len(paths)} scripts answer"
 
 
 def check_proxy(url: str) -> str:
-    """Behind the Hub's proxy, with https and the Space's own name, no address may lead elsewhere."""
+    """Behind the Hub's proxy, with https and the Space's name, no address may lead elsewhere."""
     config = json.loads(fetch(f"{url}/config", {"Host": HOST, "X-Forwarded-Host": HOST, "X-Forwarded-Proto": "https"}))
     root = config.get("root", "")
     hold(root == f"https://{HOST}", f"the page's root is {root}")

@@ -10,9 +10,8 @@ import { NO_EXTRAS } from "./schedule.js";
 /** @type {("prefill" | "refresh" | "lora" | "draft")[]} by their numbers on the wire */
 const KINDS = ["prefill", "refresh", "lora", "draft"];
 const NO_FIGURES = {
-  ...{ speedup: null, bound: null, kv_saved: null, first_divergence: null, top1_agreement: null },
-  ...{ quality_loss: null, accepted: null },
-  by_chance: false,
+  speedup: null, bound: null, kv_saved: null, first_divergence: null, top1_agreement: null,
+  quality_loss: null, accepted: null, by_chance: false,
 };
 
 /**

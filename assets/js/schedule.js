@@ -125,7 +125,7 @@ export function kvTokens(schedule, promptTokens, step, refreshes, lastRefresh) {
 }
 
 /**
- * Reads of a model's weights, in units of an activation's size. Each layer's matrices may be packed in their own way.
+ * Reads of a model's weights, in units of an activation's size. Each layer's matrices may be packed in another way.
  *
  * @param {Shape} shape
  */

@@ -179,7 +179,7 @@ def _with_parameters(
 
     Args:
         prompt: words on the prompt, for the docstring.
-        defaults: in place of the settings' own, by name.
+        defaults: in place of the settings' defaults, by name.
     """
     settings = list(settings)
     written = inspect.signature(function)
@@ -211,7 +211,7 @@ def _with_parameters(
 
 
 def _parameter(setting: Setting, defaults: dict[str, Any]) -> inspect.Parameter:
-    """A setting as a function's parameter. The schedule's have no default of their own: the preset has it."""
+    """A setting as a function's parameter. The schedule's settings have no default here: the preset sets them."""
     default = defaults.get(setting.name, setting.default if setting.of == RUN else None)
     words = _words(setting)
     kind: Any = Literal[words] if words else setting.kind.python

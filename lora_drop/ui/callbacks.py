@@ -81,7 +81,7 @@ class Callbacks:
 
     Args:
         limits: by default a private server's limits, from the environment.
-        public: strangers come: cached prompts are each session's own, and only listed adapters are fetched.
+        public: strangers come: no session sees another's cached prompts, and only listed adapters are fetched.
 
     Raises:
         LoraDropError: a limit in the environment is not a number, or listed adapters cannot be fetched.
@@ -126,7 +126,7 @@ class Callbacks:
         model: str | None = None,
         session: str | None = None,
     ) -> Generator[Record, None, None]:
-        """Run a request on a model of the pool, by default the first; on ZeroGPU in a process of its own.
+        """Run a request on a model of the pool, by default the first; on ZeroGPU in another process.
 
         Args:
             session: the visitor's, whose cached prompts it may use.
@@ -203,7 +203,7 @@ class Callbacks:
         if model == current:  # the menu went back
             yield (gr.skip(),) * 3
             return
-        name = _fetching(request.session_hash)  # a run of the same visitor has a flag of its own
+        name = _fetching(request.session_hash)  # a run of the same visitor has another flag
         stop = self.stops.start(name)
         status, menu = gr.skip(), gr.skip()
         try:

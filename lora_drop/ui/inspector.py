@@ -1,6 +1,6 @@
-"""Server side of the token inspector: recompute the layers of a step, of a kept run or of a trace.
+"""Server side of the token inspector: recompute the layers of a step, of a stored run or of a trace's text.
 
-Runs come first: it starts while no run has the model, and gives the model up at its next step once a run wants it.
+Runs have precedence: a reading begins while no run uses the model, and stops at its next step when a run wants it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Inspector:
 
     Args:
         traces: the lines of recent runs.
-        reader: reads them.
+        reader: parses the traces, those of strangers in another process.
         most_bytes: most bytes of cached tensors.
     """
 
@@ -51,7 +51,7 @@ class Inspector:
         return self._windows.nbytes
 
     def inspect(self, run_id: str | None, text: str | None, lane: str, step: int) -> dict[str, Any]:
-        """Inspect a step of a kept run or of a trace's text (`run.inspect.inspect`).
+        """Inspect a step of a stored run or of a trace's text (`run.inspect.inspect`).
 
         Raises:
             LoraDropError: there is no such run, lane or step, the weights or adapters have changed, or the device is
@@ -82,7 +82,7 @@ class Inspector:
         """Compare runs.
 
         Returns:
-            `compared`, from `run.report.compare`, of the runs that are still kept; and `gone`, the ids of the others.
+            `compared`, from `run.report.compare`, of the runs that are still stored; and `gone`, the other ids.
             Or `error` in one line.
         """
         ids = [run_id for run_id in run_ids if isinstance(run_id, str)][:MOST] if isinstance(run_ids, list) else []
@@ -112,14 +112,14 @@ class Inspector:
             return {"error": str(error)}
 
     def _of_run(self, run_id: Any, job: str, *arguments: Any) -> Any:
-        """The answer to a job on a run. Raises LoraDropError if it is not kept, or the job does not fit it."""
+        """The answer to a job on a run. Raises LoraDropError if the run is gone, or the job does not fit it."""
         text = self._traces.text(run_id) if isinstance(run_id, str) else None
         if not text:
             raise LoraDropError("the server no longer keeps this run: run it again, or open its file again.")
         return self._reader.ask(job, text.encode(), arguments=arguments, trusted=not is_opened(run_id))
 
     def _recorded(self, run_id: str | None, text: Any, lane: str, step: int) -> dict[str, Any]:
-        """`exports.reading.steps_of` a lane, with `about` of one step."""
+        """The steps of a lane (`exports.reading.steps_of`), with the facts of the asked step as `about`."""
         first = step - step % TOGETHER if type(step) is int and step > 0 else step
         if not text:
             recorded = self._of_run(run_id, "steps", lane, first)
@@ -131,7 +131,11 @@ class Inspector:
         return {**recorded, "about": recorded["about"][step - first]}
 
     def _read(self, recorded: dict[str, Any], end: float) -> dict[str, Any]:
-        """Inspect the step, and start again whenever a run takes the model in between."""
+        """Inspect the step, and start again whenever a run takes the model in between.
+
+        Args:
+            end: when to give up waiting for runs, by `time.monotonic`.
+        """
         header, lane, step = Header(**recorded["header"]), recorded["about"]["lane"], recorded["about"]["step"]
         trace = Trace(header)
         for i, (kind, token_id) in enumerate(recorded["steps"]):

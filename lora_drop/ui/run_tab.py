@@ -211,7 +211,7 @@ def _join_settings(tab: RunTab, rules: list[Any], linked: list[Any]) -> None:
     gr.on(spread, fn=None, outputs=tab.controls["drop_layers"], js="() => ''")
     # Verifying needs exact full steps, and only with it can repeats be rejected.
     accept, *others = (tab.controls[name] for name in ("accept", "refresh", "kv", "own_repeats"))
-    verify = "(accept, refresh, kv, own) => (accept > 0 ? ['repair', 'write', own] : [refresh, kv, false])"
+    verify = "(accept, refresh, kv, repeats) => (accept > 0 ? ['repair', 'write', repeats] : [refresh, kv, false])"
     accept.input(None, [accept, *others], others, js=verify)
     for button, text in tab.examples:
         button.click(None, None, tab.prompt, js=f"() => {json.dumps(text)}")

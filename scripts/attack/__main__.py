@@ -81,7 +81,7 @@ async def attackers(args: argparse.Namespace) -> dict[str, Any]:
 async def beside(
     soak: Soak, minutes: float, args: argparse.Namespace, against: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The visitor's times while attackers, in a process of their own, send to an address; and what these did."""
+    """The visitor's times while attackers in another process send to an address; and their attacks."""
     options = {"minutes": minutes, "addresses": args.addresses, "seed": args.seed, "app": soak.url, "against": against}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "scripts.attack", *words]
@@ -166,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=2, help="how long they attack (2)")
     parser.add_argument("--addresses", type=int, default=4, help="how many addresses attack (4)")
     parser.add_argument("--seed", type=int, default=0, help="of all that they send (0)")
-    parser.add_argument("--against", help=argparse.SUPPRESS)  # of the attackers' own process: where they send to
+    parser.add_argument("--against", help=argparse.SUPPRESS)  # of the attackers' process: the address they send to
     parser.add_argument("--app", help=argparse.SUPPRESS)  # whose functions they read first
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which also stops the app

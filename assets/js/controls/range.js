@@ -45,7 +45,7 @@ export function mountRange(element, props, watch, trigger, store) {
 
   for (const handle of [low, high]) {
     handle.addEventListener("input", () => moved(handle));
-    // Gradio dispatches its own `change` when props.value is set; triggering one too would fire twice.
+    // Gradio dispatches `change` when props.value is set: a second one here would fire twice.
     handle.addEventListener("change", () => {
       props.value = [Number(low.value), Number(high.value)];
       trigger("input"); // it also clears exact layers (lora_drop/ui/run_tab.py)

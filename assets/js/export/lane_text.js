@@ -125,7 +125,7 @@ export function addText(sheet, { text, starts, stretches, replaced }, lines, dif
       if (from >= to) continue;
       const mark = drawn.boxAt(row, drawn.at(line, from), drawn.at(line, to));
       if (stretch.isMarked) group.append(node("rect", { ...under(mark, 0.12 * size), fill: sheet.colors.refresh }));
-      // Each stretch has its own place, so that text and mark stay together in another font, and in programs that
+      // Each stretch is placed by itself, so that text and mark stay together in another font, and in programs that
       // collapse spaces.
       const words = text.slice(from, to);
       const left = () => drawn.at(line, from + words.length - words.trimStart().length);

@@ -62,7 +62,7 @@ export class Panes {
    */
   follow(text) {
     const { step, isUnfolding, isSameStep } = this.store.state;
-    if (isUnfolding || (step !== null && !isSameStep)) return; // each lane is at its own token
+    if (isUnfolding || (step !== null && !isSameStep)) return; // each lane is at another token
     for (const pane of this.all) if (pane.text !== text) pane.text.scrollTop = text.scrollTop;
   }
 

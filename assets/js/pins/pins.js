@@ -30,7 +30,7 @@ const [WIDTH, HEIGHT] = [560, 150];
 const CURVES = { drift: "Mean drift of the skipped layers, by step", clock: "Milliseconds so far, by step" };
 
 /**
- * Mount a folded part below the charts. A replay has no server: it has the words of its own answers, and no vote, as their
+ * Mount a folded part below the charts. A replay has no server: it has the words of its answers, and no vote, as their
  * names are visible.
  *
  * @param {HTMLElement} root

@@ -1,6 +1,6 @@
 """Functions behind the Safe zone tab: show the measured quality and speed of a grid of settings, and run a sweep.
 
-There are two sweeps, kept apart: the stored one, if it was measured on the loaded weights, and the one that the
+There are two sweeps, which never mix: the stored one, if it was measured on the loaded weights, and the one that the
 visitor runs here. The second exists in the visitor's session alone; nothing is written.
 """
 

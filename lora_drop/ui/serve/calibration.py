@@ -47,7 +47,7 @@ class Background:
         self._current: tuple[str, Calibration] | None = None
 
     def start(self) -> None:
-        """Begin in a thread of its own, which ends with the process."""
+        """Begin in a thread that ends with the process."""
         threading.Thread(target=self._work, name="calibration", daemon=True).start()
 
     def _work(self) -> None:

@@ -28,7 +28,7 @@ from lora_drop.ui.serve.scan import NAME, TooComplex, check_shape
 from lora_drop.ui.serve.turns import Turns, too_late
 from lora_drop.ui.serve.visits import Visits
 
-# Only this server's own content. Gradio compiles strings (`unsafe-eval`) and has inline scripts and styles
+# Only this server's content. Gradio compiles strings (`unsafe-eval`) and has inline scripts and styles
 # (`unsafe-inline`). The Hub shows a Space in a frame.
 CONTENT_SECURITY_POLICY = {
     "default-src": "'self'",
@@ -104,7 +104,7 @@ class Guard:
         except RuntimeError as error:
             if not isinstance(error.__cause__, HTTPException):
                 raise
-            await send({"type": "http.response.body", "body": b""})  # a stream of events has told its end
+            await send({"type": "http.response.body", "body": b""})  # a stream of events has sent its end
         except Refused as refused:
             self.counters.refuse(refused.reason)
             await body.drain()
@@ -183,7 +183,7 @@ class Guard:
         limits = self.policy.limits
         if kind is Kind.UPLOAD:
             return limits.trace_bytes + SMALL
-        # The queue's own address names a function in the body: `FairQueue` refuses a large one for other functions.
+        # At the queue's address the body names the function: `FairQueue` refuses a large one for other functions.
         takes_trace = kind is Kind.RUN and names.get("api_name", "replay") in TRACES
         return 2 * limits.trace_bytes if takes_trace else limits.body_bytes
 

@@ -1,6 +1,6 @@
-"""Traces of strangers are read in a process of their own: `exports.reading`, started anew for each and gone after it.
+"""Read traces of strangers in another process: `exports.reading`, started for each trace and gone after it.
 
-A start costs 0.2 s. Answers are kept by the hash of what was asked. A trace that this server wrote is read here.
+A start costs 0.2 s. Answers are cached by the hash of the question. A trace that this server wrote is read here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lora_drop.run.shares import Shares
 from lora_drop.ui.serve.gradio_private import address_of_call
 from lora_drop.ui.serve.policy import MIB
 
-AT_ONCE = 2  # processes; an address has one
+AT_ONCE = 2  # processes; an address may have a single process
 PATIENCE = 30.0  # seconds that a call waits for a process
 SECONDS, SECONDS_A_MIB = 30.0, 4.0  # most time of one: 8 MiB of the densest records take 12 s of an idle core
 MOST_ANSWERS, MOST_BYTES = 1000, 64 * MIB  # answers, and their bytes
@@ -31,7 +31,7 @@ PASSED = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTE
 
 
 class Reader:
-    """Does jobs of `exports.reading`, each once as long as its answer is kept.
+    """Does jobs of `exports.reading`, each once as long as its answer is cached.
 
     Args:
         most_bytes: of a text.
@@ -45,7 +45,7 @@ class Reader:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the answers that are kept."""
+        """Bytes of the cached answers."""
         return self._answers.nbytes
 
     def ask(self, job: str, *texts: bytes, arguments: tuple[Any, ...] = (), trusted: bool = False) -> Any:
