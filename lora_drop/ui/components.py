@@ -289,7 +289,7 @@ class FreeSlider(gr.Slider):
 
 
 class OpenButton(gr.UploadButton):
-    """An upload button that hands on the file's path. Gradio's button also leaves an empty file on the disk each time."""
+    """An upload button that hands on the file's path. Gradio's button also leaves an empty file each time."""
 
     is_template = True
 
