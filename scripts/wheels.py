@@ -59,7 +59,7 @@ PLATFORMS = {
     ),
     "windows-x86_64": Platform(*(library_name("win32", "AMD64"), "x86_64-windows-gnu", "win_amd64", X86_PATHS)),
 }
-# A function's declaration in a header, of one that other files call.
+# The declaration in a header of a function that other files call.
 DECLARED = re.compile(r"^(?!static|typedef)\w[\w *]*[ *](\w+)\(", re.MULTILINE)
 
 

@@ -75,7 +75,7 @@ export function scheduleOf(settings, numLayers) {
 }
 
 /**
- * Error about `refresh`, `accept` and `own_repeats`, in the words of LoraDropConfig; empty without one.
+ * Error about `refresh`, `accept` and `own_repeats`, in the words of LoraDropConfig; empty if they fit.
  *
  * @param {Settings} settings
  */
@@ -96,7 +96,7 @@ function refusedExactness({ refresh, accept, kv, period, own_repeats }) {
 const UNKNOWN = { rank: 64, tokens: null, head_rank: 0, head_best: 0 };
 
 /**
- * The bank that a run takes on a model; null without one that corrects a skipped layer.
+ * The bank that a run takes on a model; null if none corrects a skipped layer.
  *
  * The sizes of adapters in a repository of the Hub are not known before the run: the forecast takes the shipped bank's.
  *

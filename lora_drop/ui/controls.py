@@ -56,7 +56,7 @@ def read_controls(settings: Iterable[Setting], values: Iterable[Any]) -> dict[st
     read = {}
     for setting, value in zip(settings, values, strict=True):
         refuse_private(setting, value)
-        # An empty field means off; the config refuses one that it needs.
+        # An empty field means off; the config refuses an empty field that it needs.
         read[setting.name] = None if setting.kind.off and value in ("", None) else setting.read(value)
     return read
 

@@ -82,7 +82,7 @@ class Case:
     page: dict[str, Any]  # the same by the page's controls
     answer: Answer
     page_answer: Answer  # its header says what the controls ask for
-    wire: list[Any]  # lines for the page: the header, then the short ones
+    wire: list[Any]  # lines for the page: the header, then the lines of steps and other records
 
 
 class Answer:

@@ -1,4 +1,4 @@
-/* What was measured of settings, or of the nearest ones. Python makes the rows, their words and the limits
+/* The measured results of the nearest setting. Python makes the rows, their words and the limits
  * (lora_drop/run/results/forecast.py). */
 
 import { acceptedShare, isAdaptive, verifies } from "../schedule.js";

@@ -82,7 +82,7 @@ function drawing(element, low, high) {
     fill.style.left = `${100 * at(lo)}%`;
     fill.style.right = `${100 * (1 - at(hi))}%`;
     value.textContent = `${lo} – ${hi}`;
-    // Where both handles meet, the one that can still move must be on top.
+    // Where both handles meet, the handle that can still move must be on top.
     low.style.zIndex = at(lo) > 0.5 ? "3" : "2";
     high.style.zIndex = at(lo) > 0.5 ? "2" : "3";
   };

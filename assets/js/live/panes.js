@@ -56,7 +56,7 @@ export class Panes {
   }
 
   /**
-   * Scroll the other answers to the position of this one.
+   * Scroll the other answers to the position of this answer.
    *
    * @param {HTMLElement} text
    */

@@ -87,7 +87,7 @@ def stored_sweep(path: Path | None = None) -> tuple[Sweep | None, str]:
 
 
 def first_choice(stored: Sweep | None) -> int:
-    """Index of the way of skipping to show first: the one with the fastest safe cell, or the nearest to safe."""
+    """Index of the way of skipping to show first: that of the fastest safe cell, or of the cell nearest to safe."""
     if not stored:
         return 0
     ways = groups(stored)
@@ -367,7 +367,7 @@ def begun(loaded: LoadedModel, answers: Answers) -> Sweep:
 
 
 def _has_head(info: ModelInfo) -> bool:
-    """Whether the adapters that the screened head alone would take have one."""
+    """Whether the adapters for the screened head alone have a screened head."""
     config = head_config(HEAD_PERIODS[0])
     try:
         bank = bank_facts(info).get("/".join((config.reuse, config.part, config.refresh, config.kv)))

@@ -195,10 +195,10 @@ def _print(*values: object, **options: Any) -> None:
 
 
 def refuse_untested(public: bool) -> None:
-    """Warn in one line of a Gradio that is not the tested one: what is replaced here may be elsewhere in it.
+    """Warn in one line of an untested version of Gradio: what is replaced here may be elsewhere in it.
 
     Raises:
-        LoraDropError: it is another one, and the page is public.
+        LoraDropError: the version is untested, and the page is public.
     """
     if gr.__version__.startswith(f"{TESTED_GRADIO}."):
         return

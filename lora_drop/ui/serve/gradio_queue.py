@@ -12,7 +12,7 @@ where Gradio takes the next event (see `gradio_private.refuse_untested`).
 - **Unread messages.** Gradio keeps all messages of a run until they are fetched, and each message of the API holds the
   whole text so far: one unread stream took 6.7 GB. Here a session's unread messages have a limit. Beyond it they are
   dropped, the run stops, and one line takes their place. Gradio keeps messages for 2,000 sessions and drops the oldest
-  session, not the longest silent one; a message for a session dropped while it waits ends the whole queue with a
+  session, not the longest silent session; a message for a session dropped while it waits ends the whole queue with a
   KeyError. Here `Unread` stores the messages.
 """
 
@@ -40,7 +40,7 @@ from lora_drop.ui.serve.visits import Visits
 RUNS = "gpu"  # the concurrency id of calls that use the device
 KEPT_SESSIONS = 200  # 0.2 MB each and a visitor's sweep; many more than can wait in the queue
 LIGHT_PLACES = 32  # calls that may wait beside the runs: a replay, an opened trace, a choice in the Safe zone
-WAITING = 4  # bytes of the large ones of these, in multiples of the largest trace; of one address half of that
+WAITING = 4  # bytes of the large waiting calls, in multiples of the largest trace; an address may have half of that
 LIGHT_SECONDS = 60.0  # the longest wait beside the runs
 EVENTS = 100  # calls of one session whose ends have not been read
 TOTAL = 4  # unread bytes of all sessions together, in multiples of one session's limit

@@ -139,7 +139,7 @@ class Guard:
                 f"This app does not answer to the name {host[:80]!r}. If a notebook or tunnel uses that name, add it "
                 "to LORA_DROP_ALLOWED_HOSTS.",
             )
-        try:  # Gradio makes the page's address of these, and has no line for one that is none
+        try:  # Gradio makes the page's address of these headers, and fails without a clear line on a wrong address
             for name, start in (("host", "http://"), ("x-forwarded-host", "http://"), ("x-gradio-server", "")):
                 httpx.URL(start + headers.get(name, "").partition(",")[0].strip())
         except httpx.InvalidURL:

@@ -23,10 +23,10 @@ from lora_drop.ui.serve.policy import MIB
 
 AT_ONCE = 2  # processes; an address may have a single process
 PATIENCE = 30.0  # seconds that a call waits for a process
-SECONDS, SECONDS_A_MIB = 30.0, 4.0  # most time of one: 8 MiB of the densest records take 12 s of an idle core
+SECONDS, SECONDS_A_MIB = 30.0, 4.0  # most time of a process: 8 MiB of the densest records take 12 s of an idle core
 MOST_ANSWERS, MOST_BYTES = 1000, 64 * MIB  # answers, and their bytes
 LEAST_ANSWER = 16 * MIB  # bytes that an answer may have (plotly.js takes 1.5), and four times the largest trace
-# Variables of this process that the other one gets: no secret is among them.
+# Environment variables that the reading process gets: no secret is among them.
 PASSED = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
 
 

@@ -1,4 +1,4 @@
-"""State of visitors' runs: stop flags of active runs, and traces of the latest ones."""
+"""State of visitors' runs: stop flags of active runs, and traces of the latest runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_BYTES = 256 * 2**20  # most bytes of their traces in memory
 
 
 def is_opened(run_id: str) -> bool:
-    """Whether a run came as a file: what is in it is a stranger's."""
+    """Whether a run came as a file, so that a stranger may have written it."""
     return run_id.startswith(OPENED)
 
 
@@ -29,7 +29,7 @@ class Stops:
         self._lock = threading.Lock()
 
     def start(self, session: str | None) -> zero.Stop:
-        """Return a flag for a new run. It replaces one that a dropped connection may have left."""
+        """Return a flag for a new run. It replaces a flag that a dropped connection may have left."""
         with self._lock:
             self._flags[session] = flag = zero.stop_flag()
             return flag
@@ -68,7 +68,7 @@ class RecentTraces:
         visits.ends.append(self._end)
 
     def begin(self, session: str | None = None, opened: bool = False) -> str:
-        """Add a new run of a session, or one that it opened, and return its id."""
+        """Add a session's new run, or a run that it opened from a file, and return its id."""
         run_id = OPENED * opened + uuid4().hex
         owner = self._visits.address(session) or ""
         with self._lock:
