@@ -41,8 +41,8 @@ from scripts.prompt_sets import prompt_hash
 
 FULL = "full model"
 LAYERS = 30  # of the bundled model
-# What a LoRA step that skips 8 layers and a pass of 1 to 4 rows cost, in full steps: `lora-drop bench`, quiet Zen 4,
-# two cores (docs/performance.md). LAYER: a layer's share of a step's bytes.
+# Costs in full steps, by `lora-drop bench` on a quiet Zen 4 with two cores (docs/performance.md): a LoRA step that
+# skips 8 layers, each layer that it skips more or less (its share of a step's bytes), and a pass over 1 to 4 rows.
 LORA_STEP, LAYER, PASS = 0.68, 0.0245, {1: 1.0, 2: 1.03, 3: 1.06, 4: 1.21}
 
 
@@ -81,8 +81,12 @@ def write_answer(
     return answer
 
 
-def write_answers(path: Path, prompts: Sequence[str], settings: Sequence[str], read: int) -> list[Row]:
-    """Append the answers that the file lacks, all settings of a prompt together; returns all records."""
+def write_answers(path: Path, prompts: Sequence[str], settings: Sequence[str], read_first: int) -> list[Row]:
+    """Append the answers that the file lacks, all settings of a prompt together; returns all records.
+
+    Args:
+        read_first: of so many prompts, the first ones, the full model reads the answers too.
+    """
     loaded = load_model("bundled")
     decoder = loaded.new_decoder()
     lanes: dict[str, tuple[Schedule, AdapterBank | None, str | None]] = {}
@@ -98,10 +102,10 @@ def write_answers(path: Path, prompts: Sequence[str], settings: Sequence[str], r
     for number, prompt in enumerate(prompts):
         keys = {setting: (prompt_hash(prompt), setting, fingerprint) for setting, (*_, fingerprint) in lanes.items()}
         if missing := {setting: key for setting, key in keys.items() if key not in done}:
-            once = decoder.read_prompt(torch.tensor([encode_prompt(loaded.tokenizer, prompt)]))
+            prefilled = decoder.read_prompt(torch.tensor([encode_prompt(loaded.tokenizer, prompt)]))
             for setting, key in missing.items():
                 answer = write_answer(
-                    loaded, decoder, *lanes[setting][:2], once, is_read=number < read and setting != FULL
+                    loaded, decoder, *lanes[setting][:2], prefilled, is_read=number < read_first and setting != FULL
                 )
                 lines.append(dict(zip(("prompt", "setting", "bank"), key, strict=True)) | answer)
     banks = {setting: fingerprint for setting, (_, _, fingerprint) in lanes.items()}
@@ -109,9 +113,11 @@ def write_answers(path: Path, prompts: Sequence[str], settings: Sequence[str], r
 
 
 def summary(answers: dict[str, Row], full: dict[str, Row], skipped: int) -> dict[str, Any]:
-    """A setting's figures over the prompts that both answered, by the prompt's hash.
+    """A setting's figures over the prompts that it and the full model answered.
 
     Args:
+        answers: the setting's, by the prompt's hash.
+        full: the full model's, alike.
         skipped: how many layers a LoRA step skips.
     """
     pairs = [(answers[prompt], full[prompt]) for prompt in sorted(answers.keys() & full.keys())]

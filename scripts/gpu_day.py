@@ -32,7 +32,7 @@ def steps(out: Path) -> dict[str, tuple[list[str], dict[str, str]]]:
     """Each step's command and its further environment, by name, in order."""
     bench = [*PROGRAM, "bench", "--json"]
     data = ["--data", str(prompts(out)), "--prompt-field", "prompt", "--target-field", "target"]
-    own = [sys.executable, "-m", "scripts.gpu_day", "--measure"]
+    measure = [sys.executable, "-m", "scripts.gpu_day", "--measure"]
     return {
         "tests": ([sys.executable, "-m", "pytest", "-m", "gpu", "-q"], {}),
         "bench-bundled": ([*bench, "--preset", "balanced"], {}),
@@ -40,12 +40,12 @@ def steps(out: Path) -> dict[str, tuple[list[str], dict[str, str]]]:
         "bench-llama3-8b": ([*bench, "--model", "random:llama3-8b"], {}),
         "bench-llama3-8b-eager": ([*bench, "--model", "random:llama3-8b", "--no-hf"], EAGER),
         **{
-            f"shapes-{one}": ([sys.executable, "-m", "scripts.paper_shapes", one, "--memory", "40"], {})
-            for one in SHAPES
+            f"shapes-{shape}": ([sys.executable, "-m", "scripts.paper_shapes", shape, "--memory", "40"], {})
+            for shape in SHAPES
         },
         "presets": ([*PROGRAM, "presets", *data, "--out", str(out / "presets"), "--json"], {}),
-        "memory": ([*own, "memory"], {}),
-        "profile": ([*own, "profile"], {}),
+        "memory": ([*measure, "memory"], {}),
+        "profile": ([*measure, "profile"], {}),
         "page": ([sys.executable, "tests/browser/measure.py", "--steps", "400", "--repeats", "2"], {}),
     }
 
@@ -56,7 +56,9 @@ def prompts(out: Path) -> Path:
     from lora_drop.run.trace.records import BASELINE
 
     samples = json.loads((SHIPPED_PRESETS / "samples.json").read_text(encoding="utf-8"))["samples"]
-    pairs = [{"prompt": one["prompt"], "target": one["text"]} for one in samples if one["lane"] == BASELINE]
+    pairs = [
+        {"prompt": sample["prompt"], "target": sample["text"]} for sample in samples if sample["lane"] == BASELINE
+    ]
     path = out / "prompts.jsonl"
     path.write_text("".join(f"{json.dumps(pair)}\n" for pair in pairs), encoding="utf-8")
     return path
@@ -73,7 +75,7 @@ def skipped(name: str) -> str | None:
 
 
 def run(name: str, out: Path, seconds: float) -> dict[str, Any]:
-    """Run a step in a process of its own; returns its exit code and its time."""
+    """Run a step in another process; returns its exit code and its time."""
     command, more = steps(out)[name]
     started = time.monotonic()
     draft, log = out / f"{name}.draft", out / f"{name}.log"
@@ -96,7 +98,8 @@ def tables(out: Path, done: dict[str, Any]) -> str:
     """The tables for the docs, as Markdown, of what was measured so far."""
     lines = ["| step | exit code | seconds |", "|---|---|---|"]
     lines += [
-        f"| {name} | {one.get('skipped', one.get('code'))} | {one.get('seconds', '')} |" for name, one in done.items()
+        f"| {name} | {step.get('skipped', step.get('code'))} | {step.get('seconds', '')} |"
+        for name, step in done.items()
     ]
     columns = ["baseline_tokens_per_second", "lora_drop_tokens_per_second", "speedup", "speedup_interval", "bound"]
     columns += ["baseline_gb_per_second", "rows_cost", "hf_generate_tokens_per_second"]
@@ -202,7 +205,7 @@ def main(argv: list[str] | None = None) -> int:
         done[name] = {"skipped": why} if why else run(name, args.out, seconds)
         path.write_text(json.dumps(done, indent=1))
         (args.out / "tables.md").write_text(tables(args.out, done), encoding="utf-8")
-    failed = [name for name, one in done.items() if one.get("code")]
+    failed = [name for name, step in done.items() if step.get("code")]
     print(f"{args.out / 'tables.md'} has the tables{'; failed: ' + ', '.join(failed) if failed else ''}")
     return int(bool(failed))
 

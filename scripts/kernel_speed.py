@@ -21,23 +21,23 @@ ROUNDS, STEPS = 10, 24
 TEXT = torch.arange(1000, 1064)[None]
 
 
-def time_passes(own: NativeDecoder) -> dict[str, float]:
+def time_passes(native: NativeDecoder) -> dict[str, float]:
     """Median milliseconds of each kind of pass."""
     times: dict[str, list[float]] = {"full step": [], "LoRA step": [], "repair of 4 rows": [], "prompt of 512": []}
     for config in (LoraDropConfig(period=1), LoraDropConfig(drop_ratio=0.5, refresh="repair", kv="write")):
-        state = own.new_state(config.schedule_for(own.num_layers))
-        own.prefill(TEXT, state)
+        state = native.new_state(config.schedule_for(native.num_layers))
+        native.prefill(TEXT, state)
         for at in range(STEPS):
-            before = own.kernel_ms
-            rows = own.step(TEXT[:, at : at + 1], state).rows
+            before = native.kernel_ms
+            rows = native.step(TEXT[:, at : at + 1], state).rows
             kind = (
                 "full step" if config.period == 1 else "LoRA step" if (at + 1) % config.period else "repair of 4 rows"
             )
             assert rows == (4 if kind.startswith("repair") else 1)
-            times[kind].append(own.kernel_ms - before)
-    before = own.kernel_ms
-    own.prefill(TEXT.repeat(1, 8), own.new_state(LoraDropConfig(period=1).schedule_for(own.num_layers)))
-    times["prompt of 512"].append(own.kernel_ms - before)
+            times[kind].append(native.kernel_ms - before)
+    before = native.kernel_ms
+    native.prefill(TEXT.repeat(1, 8), native.new_state(LoraDropConfig(period=1).schedule_for(native.num_layers)))
+    times["prompt of 512"].append(native.kernel_ms - before)
     return {kind: statistics.median(ms) for kind, ms in times.items()}
 
 
@@ -51,12 +51,12 @@ def main() -> None:
         decoders: dict[str, NativeDecoder] = {}
         for library in filter(None, (local, loader.bind(wheel, path))):
             with mock.patch.object(decoder, "compiled", return_value=library):
-                own = loaded.new_decoder()
-            assert isinstance(own, NativeDecoder)
-            decoders[library.about] = own
+                native = loaded.new_decoder()
+            assert isinstance(native, NativeDecoder)
+            decoders[library.about] = native
         for _ in range(ROUNDS + 1):
-            for name, own in decoders.items():
-                rounds.setdefault(name, []).append(time_passes(own))
+            for name, native in decoders.items():
+                rounds.setdefault(name, []).append(time_passes(native))
         here, there = (rows[1:] for rows in rounds.values())  # the first warms up
         for kind in here[0]:
             both = [statistics.median(row[kind] for row in rows) for rows in (here, there)]

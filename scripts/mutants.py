@@ -3,7 +3,7 @@
     make mutants
     python -m scripts.mutants [--count 400] [--seed 0] [--only NAME ...] [--json FILE] [--all-tests]
 
-Draws mutants by a seed, runs each target's own tests on each mutant, and prints the share killed per file, then the
+Draws mutants by a seed, runs the target's tests on each mutant, and prints the share killed per file, then the
 survivors. A mutant changes one arithmetic, comparison, boolean or return expression. The tree is never changed: each
 worker has a copy of it. One warm process imports the libraries once and forks a child a mutant.
 
@@ -66,8 +66,8 @@ class Target:
 
     def tests_of(self, path: Path) -> tuple[str, ...]:
         """The tests of one of the files: those named after it first."""
-        own = f"test_{path.stem}.py"
-        return tuple(f"tests/{test}" for test in sorted(self.tests, key=lambda test: Path(test).name != own))
+        named = f"test_{path.stem}.py"
+        return tuple(f"tests/{test}" for test in sorted(self.tests, key=lambda test: Path(test).name != named))
 
 
 METHOD_TESTS = (
@@ -138,7 +138,7 @@ class Finder(cst.CSTVisitor):
         self.changes: list[tuple[int, int, cst.CSTNode, cst.CSTNode]] = []
 
     def on_visit(self, node: cst.CSTNode) -> bool:
-        # Annotations are never evaluated, decorators declare, and `strict` of zip is a check of its own.
+        # Annotations are never evaluated, decorators declare, and `strict` of zip is itself a check.
         if isinstance(node, cst.Annotation | cst.Decorator | cst.Break | cst.Continue):
             return False
         if isinstance(node, cst.Arg) and node.keyword is not None and node.keyword.value == "strict":
@@ -157,7 +157,7 @@ def mutants_of(path: Path, tests: tuple[str, ...]) -> Iterator[Mutant]:
     wrapper.visit(finder)
     module = wrapper.module
     for line, column, node, new in finder.changes:
-        before, after = (" ".join(module.code_for_node(one).split()) for one in (node, new))
+        before, after = (" ".join(module.code_for_node(expression).split()) for expression in (node, new))
         code = partial(lambda node, new: module.deep_replace(node, new).code, node, new)
         yield Mutant(path.name, line, column, before, after, path, tests, code)
 
@@ -219,7 +219,7 @@ class Worker:
         self.pid = pid
 
     def _child(self, tests: tuple[str, ...], options: tuple[str, ...], limit: float) -> None:
-        code = 3  # of pytest: an error of its own
+        code = 3  # of pytest: an error within pytest
         try:
             os.setsid()
             resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1, int(limit) + 5))
@@ -264,7 +264,7 @@ def warm() -> None:
         os.environ.setdefault("TRITON_INTERPRET", "1")
     for name in LIBRARIES:
         importlib.import_module(name)
-    gc.freeze()  # a child collects its own objects only
+    gc.freeze()  # a child then collects only objects that it made
 
 
 def run_all(jobs: list[Any], workers: list[Worker], start: Callable[..., None], end: Callable[..., None]) -> None:

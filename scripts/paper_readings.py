@@ -26,9 +26,9 @@ def readings_picture() -> str:
     rows = [
         (f"{row.model}, p {row.drop_ratio:g}, k {row.k}", row.speedup, row.speedup, row.bounds) for row in paper.ROWS
     ]
-    for one in paper.SPEEDS_OF_K:
-        bounds = tuple(paper.bound_of(OF_K, 0.5, one.k, reading) for reading in paper.READINGS)
-        rows.append((f"table over k, p 0.5, k {one.k}", one.low, one.high, bounds))
+    for reported in paper.SPEEDS_OF_K:
+        bounds = tuple(paper.bound_of(OF_K, 0.5, reported.k, reading) for reading in paper.READINGS)
+        rows.append((f"table over k, p 0.5, k {reported.k}", reported.low, reported.high, bounds))
     title = "The paper's speeds against the bound, by three readings of its settings"
     svg.text(20, 34, title, 17, bold=True)
     svg.text(20, 60, f"Bar: as reported ({paper.LABEL}). Circle: the bound, from bytes read.", 13, "muted")

@@ -113,7 +113,11 @@ def rows(shapes: list[str], memory: int, prompt_tokens: int, dtype: str = "bfloa
 def line(row: dict[str, Any]) -> str:
     """A row as a line of the table."""
     k, spread, shape = row["period"] - 1, row["speedup_interval"], row["model"].removeprefix("random:")
-    of = [one for one in ROWS if (one.model, one.drop_ratio, one.k) == (MODELS.get(shape), row["drop_ratio"], k)]
+    of = [
+        published
+        for published in ROWS
+        if (published.model, published.drop_ratio, published.k) == (MODELS.get(shape), row["drop_ratio"], k)
+    ]
     paper = of[0] if of else None
     return (
         f"| {row['model']} | {row['layers']} of {row['of']} | {row['drop_ratio']} | {k} "
@@ -136,9 +140,9 @@ def main() -> None:
     device, done = resolve_device("auto"), []
     print(HEADER)
     print("|---" * (HEADER.count("|") - 1) + "|")
-    for one in rows(args.shapes, int(args.memory * 1e9), args.prompt_tokens):
-        print(line(one), flush=True)
-        done.append(one)
+    for measured in rows(args.shapes, int(args.memory * 1e9), args.prompt_tokens):
+        print(line(measured), flush=True)
+        done.append(measured)
     if args.out:
         about: dict[str, Any] = {"source": "scripts/paper_shapes.py", "device": describe_device(device)}
         about |= {"date": datetime.now(UTC).date().isoformat(), "read_gb_per_second": read_bandwidth(device)}

@@ -52,7 +52,7 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     missing = 0
     for name, hashes in SETS.items():
-        prompts = [by_hash[one] for one in hashes if one in by_hash]
+        prompts = [by_hash[digest] for digest in hashes if digest in by_hash]
         lines = "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts)
         (args.out / f"{name}.jsonl").write_text(lines, encoding="utf-8")
         print(f"{name}: {len(prompts)} of {len(hashes)} prompts")

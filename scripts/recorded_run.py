@@ -1,4 +1,4 @@
-"""Record the run that the page plays while a visitor waits for their own: `python -m scripts.recorded_run`.
+"""Record the run that the page plays while a visitor waits for the first run: `python -m scripts.recorded_run`.
 
 It is a real run of the button "Show me" on the bundled model, with its date.
 """

@@ -1,7 +1,7 @@
 """Take the pictures of the README and of Spaces.md: `python -m scripts.screenshots [--out FOLDER]`.
 
 Each is the real page in a real Chromium after a real run on the bundled model. It needs what `make test` installs:
-playwright, and a Chromium, its own or that of CHROMIUM.
+playwright, and a Chromium: playwright's, or that of CHROMIUM.
 """
 
 from __future__ import annotations

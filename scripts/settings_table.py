@@ -40,10 +40,10 @@ def page() -> str:
             "| setting | values | default | what it does |",
             "|---|---|---|---|",
         ]
-        for one in settings_in(owner):
-            default = "unset" if one.default is None else f"`{one.kind.write(one.default)}`"
-            values = one.kind.must_be.replace("|", "\\|")
-            lines.append(f"| `{one.flag}` | {values} | {default} | {one.help.replace('||', '‖')} |")
+        for setting in settings_in(owner):
+            default = "unset" if setting.default is None else f"`{setting.kind.write(setting.default)}`"
+            values = setting.kind.must_be.replace("|", "\\|")
+            lines.append(f"| `{setting.flag}` | {values} | {default} | {setting.help.replace('||', '‖')} |")
     return "\n".join(lines) + "\n"
 
 

@@ -45,19 +45,21 @@ def faults() -> list[str]:
     """Pages that no menu leads to, and links to files that the site does not have; Zensical checks those to pages."""
     menu = (ROOT / "zensical.toml").read_text(encoding="utf-8")
     pages = {page: page.relative_to(SOURCES).as_posix() for page in SOURCES.rglob("*.md")}
-    found = [f"zensical.toml: {name} is not in nav" for name in pages.values() if f'"{name}"' not in menu]
-    return found + [f"{pages[page]}: no file {link}" for page in pages for link in links(page) if not link.is_file()]
+    unlisted = [f"zensical.toml: {name} is not in nav" for name in pages.values() if f'"{name}"' not in menu]
+    return unlisted + [
+        f"{pages[page]}: no file {link}" for page in pages for link in links(page) if not link.is_file()
+    ]
 
 
 def main() -> int:
     """Build the site; returns the exit code."""
     gather()
-    if found := faults():
-        print(*found, sep="\n", file=sys.stderr)
+    if messages := faults():
+        print(*messages, sep="\n", file=sys.stderr)
         return 1
     command = [str(Path(sys.executable).parent / "zensical"), "build", "--strict"]
     build = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    # Docstrings that the reference cannot read are no warnings of Zensical's own.
+    # Docstrings that the reference cannot read raise no warning in Zensical.
     if build.returncode or "griffe: " in build.stdout + build.stderr:
         print(build.stdout, build.stderr, file=sys.stderr)
         return 1

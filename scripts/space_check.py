@@ -40,12 +40,12 @@ class Failed(Exception):
 
 def environment(home: Path, port: int, **more: str) -> dict[str, str]:
     """A CPU Space's environment, as the Hub documents it and Gradio reads it."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     return {
-        **kept,
+        **inherited,
         "HOME": str(home),
         "PYTHONUNBUFFERED": "1",
-        "SYSTEM": "spaces",  # Gradio's own sign that this is a Space
+        "SYSTEM": "spaces",  # tells Gradio that this is a Space
         "SPACE_ID": f"{OWNER}/{NAME}",
         "SPACE_HOST": HOST,
         "SPACE_AUTHOR_NAME": OWNER,
@@ -108,7 +108,7 @@ def resolve(python: str | Path, folder: Path, *options: str) -> list[str]:
     """Packages that pip would install for the folder, as `name==version`; nothing is installed."""
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--dry-run", "--quiet", "--report", "-"]
     report = json.loads(call(*pip, *options, *requirements(folder)))
-    packages = [one["metadata"] for one in report["install"]]
+    packages = [package["metadata"] for package in report["install"]]
     return [f"{package['name']}=={package['version']}" for package in packages]
 
 
@@ -175,14 +175,14 @@ def check_page(url: str) -> str:
     page = fetch(url)
     hold("LoRA-Drop Studio" in page, "the page is not ours")
     paths = sorted(set(re.findall(r"gradio_api/file=[^\"'\\ >]+", page)))
-    hold(paths, "the page names no script of its own")
+    hold(paths, "the page names none of its scripts")
     for path in paths:
         hold(fetch(f"{url}/{path}"), f"{path} is empty")
     return f"{len(page) / 1e3:.0f} kB, and {len(paths)} scripts answer"
 
 
 def check_proxy(url: str) -> str:
-    """Behind the Hub's proxy, with https and the Space's own name, no address may lead elsewhere."""
+    """Behind the Hub's proxy, with https and the Space's name, no address may lead elsewhere."""
     config = json.loads(fetch(f"{url}/config", {"Host": HOST, "X-Forwarded-Host": HOST, "X-Forwarded-Proto": "https"}))
     root = config.get("root", "")
     hold(root == f"https://{HOST}", f"the page's root is {root}")

@@ -2,7 +2,7 @@
 
 On a CPU the bundled model at drop ratios 0.5 and 0.75, periods 2, 4 and 8. On CUDA the shapes of the paper's four
 models in bfloat16 with random weights (speed does not depend on their values): the same, and the widest range at
-period 16. Each row is a `bench` in a process of its own, so that one model's memory is free before the next.
+period 16. Each row is a `bench` in a new process, so that a model's memory is free before the next.
 """
 
 from __future__ import annotations

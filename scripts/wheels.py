@@ -59,7 +59,7 @@ PLATFORMS = {
     ),
     "windows-x86_64": Platform(*(library_name("win32", "AMD64"), "x86_64-windows-gnu", "win_amd64", X86_PATHS)),
 }
-# A function's declaration in a header, of one that other files call.
+# The declaration in a header of a function that other files call.
 DECLARED = re.compile(r"^(?!static|typedef)\w[\w *]*[ *](\w+)\(", re.MULTILINE)
 
 
@@ -118,8 +118,8 @@ class PlatformWheel(WheelBuilder):
     def get_default_build_data(self) -> dict[str, Any]:
         """See hatchling."""
         inside = f"lora_drop/decode/native/{self.platform.library}"
-        own = {"pure_python": False, "tag": f"py3-none-{self.platform.tag}", "force_include": {self.library: inside}}
-        return super().get_default_build_data() | own
+        data = {"pure_python": False, "tag": f"py3-none-{self.platform.tag}", "force_include": {self.library: inside}}
+        return super().get_default_build_data() | data
 
 
 def build_wheel(platform: Platform, library: Path, out: Path) -> Path:

@@ -1,4 +1,4 @@
-/* Elements. Values from outside become text through textContent alone; no string is parsed as markup. */
+/* Elements and frames. Values from outside become text through textContent alone; no string is parsed as markup. */
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -74,7 +74,41 @@ export function makeRow(...cells) {
 }
 
 /**
- * An element of a view's own template. A missing one is a bug.
+ * A table with names of its columns.
+ *
+ * @param {string} className
+ * @param {string} caption empty for none
+ * @param {string[]} head
+ * @param {Element[]} rows
+ */
+export function makeTable(className, caption, head, rows) {
+  const table = make("table", className);
+  const [top, body] = [make("thead"), make("tbody")];
+  top.append(makeRow(...head.map((name) => makeHead(name))));
+  body.append(...rows);
+  table.append(...(caption ? [make("caption", "", caption)] : []), top, body);
+  return table;
+}
+
+/**
+ * A function that has `draw` called with the next frame, once however often it is called before.
+ *
+ * @param {() => void} draw
+ */
+export function withNextFrame(draw) {
+  let isAsked = false;
+  return () => {
+    if (isAsked) return;
+    isAsked = true;
+    requestAnimationFrame(() => {
+      isAsked = false;
+      draw();
+    });
+  };
+}
+
+/**
+ * An element of a view's template. A missing element is a bug.
  *
  * @template {Element} [T=HTMLElement]
  * @param {ParentNode} root

@@ -31,6 +31,16 @@ export function formatLoss(loss) {
 }
 
 /**
+ * The next number that is 1, 2 or 5 times a power of ten: a stride for an axis.
+ *
+ * @param {number} value above 0
+ */
+export function roundUp(value) {
+  const power = 10 ** Math.floor(Math.log10(value));
+  return [1, 2, 5, 10].map((n) => n * power).find((n) => n >= value) ?? value;
+}
+
+/**
  * Bytes in binary units.
  *
  * @param {number} bytes

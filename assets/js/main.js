@@ -1,4 +1,4 @@
-/* The page's entry: the functions that mount its components (lora_drop/ui/components.py), with the page's one store. */
+/* The page's entry: the functions that mount its components (lora_drop/ui/components.py), with the page's store. */
 
 import { mountCompare as compare } from "./controls/compare.js";
 import { gradioDoor, mountFacts as facts, mountRunButton } from "./controls/gradio.js";
@@ -16,9 +16,9 @@ import { store } from "./store.js";
 
 const NOT_LOADED = "This part of the page could not be loaded: the server cannot be reached, or was updated. Reload the page.";
 
-/** A live view, whose store may be its own. */
-const view = (element, props, watch, server, own) =>
-  live(element, props, watch, () => import("./method/build_up.js"), server, own);
+/** A live view; without a store it makes one. */
+const view = (element, props, watch, server, viewStore) =>
+  live(element, props, watch, () => import("./method/build_up.js"), server, viewStore);
 
 export const mountCompare = (element, props, watch) => compare(element, props, watch, store);
 export const mountFacts = (element, props, watch) => facts(props, watch, store);
@@ -61,5 +61,5 @@ export function mountPays(element, server) {
 }
 export const mountSafeMap = late(() => import("./safe_zone.js"), "mountSafeMap");
 
-// Gradio's events are texts that only see globals. The other names are for the tests, which mount live views of their own.
+// Gradio's events are texts that only see globals. The other names are for the tests, which mount further live views.
 /** @type {any} */ (window).LoraDrop = { ...gradioDoor(store), linkOf: (run) => linkOf(run, store.state.table), mountLive: view, pictures, readingPace, schedule, store };

@@ -6,7 +6,7 @@ import { decodeMs, lastStep } from "./position.js";
 /** @typedef {import("./run.js").Lane} Lane */
 /** @typedef {import("./run.js").Run} Run */
 
-const READING_MS = 8000; // most time for the slowest lane, if its own time is shorter
+const READING_MS = 8000; // most time for the slowest lane, if it takes less time
 const TOKEN_MS = 62.5; // of a short answer: sixteen tokens a second
 const SURE_FROM = 8; // decode steps of a lane after which its time can be predicted
 

@@ -1,7 +1,7 @@
 /* Where LoRA-Drop pays: speedup by the share of a step that waits for weights, with a calculator. Python measures and
  * computes every figure (lora_drop/run/results/pays.py); this draws them. */
 
-import { make, makeHead, makeRow, makeSvg, makeText } from "./dom.js";
+import { find, make, makeHead, makeRow, makeSvg, makeTable, makeText } from "./dom.js";
 import { formatShare } from "./format.js";
 
 /** @typedef {import("./store.js").Store} Store */
@@ -61,29 +61,31 @@ function build(root, facts, ask) {
   const form = make("div", "ld-pays-form");
   const words = make("p", "ld-pays-words");
   words.setAttribute("aria-live", "polite");
-  const rows = make("tbody");
+  const table = makeTable("ld-table", "", ["Setting", "Waits for weights", "Speedup"], []);
+  const folded = make("details", "ld-figure-table");
+  folded.append(make("summary", "", "Data as a table"), table);
   const inputs = facts.fields.map((field) => inputOf(field));
   const values = () => Object.fromEntries(inputs.map((input) => [input.name, input.valueAsNumber]));
   let timer = 0;
-  let shown = facts;
-  let last = 0; // number of the latest request
+  let latest = facts;
+  let asked = 0; // requests so far
 
   /** @param {Facts} answer */
   function show(answer) {
-    shown = answer;
+    latest = answer;
     const { points, result } = answer;
-    const own = result.own ? [result.own] : [];
-    svg.replaceChildren(...drawing([...points, ...own], result.curves ?? []));
+    const all = result.own ? [...points, result.own] : points;
+    svg.replaceChildren(...drawing(all, result.curves ?? []));
     svg.setAttribute("aria-label", `Speedup by the share of a step that waits for weights. ${result.text}`);
-    legend.replaceChildren(...legendOf([...points, ...own], result.curves ?? []));
+    legend.replaceChildren(...legendOf(all, result.curves ?? []));
     words.textContent = result.text;
-    rows.replaceChildren(...points.map(rowOf));
+    find(table, "tbody").replaceChildren(...points.map(rowOf));
   }
 
   async function calculate() {
-    const mine = ++last;
+    const mine = ++asked;
     const answer = await ask(values()).catch(() => null);
-    if (mine === last && answer) show(answer);
+    if (mine === asked && answer) show(answer);
   }
 
   form.append(...inputs.map((input, i) => labelOf(facts.fields[i], input)));
@@ -99,9 +101,9 @@ function build(root, facts, ask) {
     make("h3", "", "Your own model"),
     form,
     words,
-    tableOf(rows),
+    folded,
   );
-  window.matchMedia(NARROW).addEventListener("change", () => show(shown)); // its text has another size
+  window.matchMedia(NARROW).addEventListener("change", () => show(latest)); // its text has another size
   show(facts);
   return { show, values };
 }
@@ -153,8 +155,8 @@ function drawing(points, curves) {
 }
 
 /**
- * Labels of the points that have a name: it stands at the highest of its points, and the setting at the leftmost point with
- * it. Each takes the first free place beside its point.
+ * Labels of the points that have a name: the name at the highest of its points, the setting at the leftmost. A label takes
+ * the first free place beside its point.
  *
  * @param {(PaysPoint & {x: number, y: number})[]} points
  */
@@ -162,10 +164,10 @@ function labels(points) {
   const size = window.matchMedia(NARROW).matches ? TEXT.narrow : TEXT.wide;
   const taken = points.map(({ x, y }) => [x - DOT, y - DOT, x + DOT, y + DOT]);
   const named = points.filter(({ name }) => name);
-  const firsts = (key, before) => [...named].sort(before).filter((point, i, all) => all.findIndex((one) => key(one) === key(point)) === i);
+  const firsts = (key, before) => [...named].sort(before).filter((point, i, all) => all.findIndex((other) => key(other) === key(point)) === i);
   const texts = [
-    ...firsts(({ kind, name }) => `${kind} ${name}`, (one, two) => one.y - two.y).map((point) => ({ ...point, text: point.name })),
-    ...firsts(({ setting }) => setting, (one, two) => one.x - two.x).map((point) => ({ ...point, text: point.setting })),
+    ...firsts(({ kind, name }) => `${kind} ${name}`, (a, b) => a.y - b.y).map((point) => ({ ...point, text: point.name })),
+    ...firsts(({ setting }) => setting, (a, b) => a.x - b.x).map((point) => ({ ...point, text: point.setting })),
   ];
   return texts.flatMap(({ x, y, text = "" }) => {
     const [width, height] = [0.6 * size * text.length, 0.9 * size]; // of capital letters
@@ -222,17 +224,6 @@ function legendOf(points, curves) {
     ...curves.map(({ kind, label }) => [kind, `expected of your model, ${label}`]),
   ];
   return entries.map(([kind, words]) => make("li", `ld-pays-key ld-pays-key-${kind}`, words));
-}
-
-/** @param {HTMLElement} body */
-function tableOf(body) {
-  const details = make("details", "ld-figure-table");
-  const table = make("table", "ld-table");
-  const top = make("thead");
-  top.append(makeRow(...["Setting", "Waits for weights", "Speedup"].map((words) => makeHead(words))));
-  table.append(top, body);
-  details.append(make("summary", "", "Data as a table"), table);
-  return details;
 }
 
 /** @param {PaysPoint} point */

@@ -184,12 +184,9 @@ export class Player {
   tick() {
     const { run } = this;
     if (!run) return;
+    this.timer = requestAnimationFrame(() => this.tick());
     const now = performance.now();
-    // Drawing sixty frames a second would slow decoding on a CPU.
-    if (now - this.lastFrame < FRAME_MS) {
-      this.timer = requestAnimationFrame(() => this.tick());
-      return;
-    }
+    if (now - this.lastFrame < FRAME_MS) return; // sixty drawings a second would slow decoding on a CPU
     const passed = Math.min(now - this.lastFrame, LATE_MS) * this.pace;
     const lanes = this.sameStep.checked ? [run.focus] : run.lanes; // at the same step only this lane's clock counts
     this.moment = Math.max(this.moment, Math.min(this.moment + passed, reached(run, lanes)));
@@ -197,12 +194,8 @@ export class Player {
     const from = this.at;
     while (this.at < this.last && decodeMs(run.focus, this.at + 1) <= this.moment) this.at += 1;
     const isPast = this.sameStep.checked ? this.at >= this.last : run.lanes.every((lane) => decodeMs(lane, lastStep(lane)) <= this.moment);
-    if (run.isOver && this.at >= this.last && isPast) {
-      this.release();
-      return;
-    }
-    this.timer = requestAnimationFrame(() => this.tick());
-    if (this.at !== from || !this.sameStep.checked) this.show(this.at);
+    if (run.isOver && this.at >= this.last && isPast) this.release();
+    else if (this.at !== from || !this.sameStep.checked) this.show(this.at);
   }
 
   pause() {

@@ -10,15 +10,13 @@ import { NO_EXTRAS } from "./schedule.js";
 /** @type {("prefill" | "refresh" | "lora" | "draft")[]} by their numbers on the wire */
 const KINDS = ["prefill", "refresh", "lora", "draft"];
 const NO_FIGURES = {
-  ...{ speedup: null, bound: null, kv_saved: null, first_divergence: null, top1_agreement: null },
-  ...{ quality_loss: null, accepted: null },
-  by_chance: false,
+  speedup: null, bound: null, kv_saved: null, first_divergence: null, top1_agreement: null,
+  quality_loss: null, accepted: null, by_chance: false,
 };
 
 /**
  * @typedef {object} Step
  * @property {number} step
- * @property {number} tokenId
  * @property {string} text
  * @property {"prefill" | "refresh" | "lora" | "draft"} kind
  * @property {number} ms
@@ -105,7 +103,7 @@ export class Run {
   constructor(id, header, isWhole = false) {
     this.id = id;
     this.isWhole = isWhole;
-    this.isRecorded = false; // played while a visitor waits for their own run
+    this.isRecorded = false; // played while a visitor waits for a first run
     this.header = header;
     this.promptTokens = header.prompt_tokens;
     this.bytesPerToken = header.model.kv_bytes_per_token;
@@ -119,7 +117,6 @@ export class Run {
     /** @type {import("./records.js").Report | null} its report, once it has ended */
     this.report = null;
     this.isLost = false; // the connection was lost while it streamed
-    this.isStreaming = false; // it was shown before its end
     this.lanes = header.lanes.map((lane, index) => laneOf(lane, index, header.model.layers));
     this.plainLabels = this.lanes.map((lane) => lane.label.split(":")[0].replace(/[^\w .-]/g, ""));
     /** @type {Lane} the lane of the headline figures */
@@ -141,13 +138,12 @@ export class Run {
   }
 
   /** @param {any[]} values a line of the wire: lane, step, token, text, kind, ms, bytes, entropy, trigger, thought */
-  addStep([lane, step, tokenId, text, kind, ms, kvBytes, entropy, trigger, thought]) {
-    const own = this.lanes[lane];
-    const before = own.steps[step - 1];
+  addStep([index, step, , text, kind, ms, kvBytes, entropy, trigger, thought]) {
+    const lane = this.lanes[index];
+    const before = lane.steps[step - 1];
     const isRefresh = KINDS[kind] === "refresh";
-    own.steps.push({
+    lane.steps.push({
       step,
-      tokenId,
       text,
       kind: KINDS[kind],
       ms,
@@ -159,9 +155,9 @@ export class Run {
       refreshes: (before?.refreshes ?? 0) + Number(isRefresh),
       lastRefresh: isRefresh ? step : (before?.lastRefresh ?? 0),
     });
-    own.clock.push((own.clock[step - 1] ?? 0) + own.takenMs + ms);
-    own.takenMs = 0;
-    if (step === 0) own.prefillMs = ms;
+    lane.clock.push((lane.clock[step - 1] ?? 0) + lane.takenMs + ms);
+    lane.takenMs = 0;
+    if (step === 0) lane.prefillMs = ms;
   }
 
   /**
@@ -169,8 +165,8 @@ export class Run {
    * @param {any[]} values a line of the wire: its lane's mark, step, drift, KL, agreement, the full model's choice
    */
   addAudit(index, [, step, drift, kl, agrees, argmax]) {
-    const own = this.lanes[index];
-    own.audits.set(step, { drift: drift.map((d) => (d === null ? null : d / 1e4)), kl, agrees: Boolean(agrees), argmax });
+    const lane = this.lanes[index];
+    lane.audits.set(step, { drift: drift.map((d) => (d === null ? null : d / 1e4)), kl, agrees: Boolean(agrees), argmax });
   }
 
   /**
@@ -180,25 +176,25 @@ export class Run {
    * @param {any[]} values a line of the wire: its lane's mark, the last step that stays
    */
   rewind(index, [, to]) {
-    const own = this.lanes[index];
-    const taken = own.steps.splice(to + 1);
-    own.takenMs += own.clock[own.clock.length - 1] - own.clock[to];
-    const clock = own.clock.splice(to + 1);
-    own.isVerified = false;
-    for (const { step } of taken) own.audits.delete(step);
-    own.rewinds.push({ to, text: taken.map(({ text }) => text).join(""), clock });
+    const lane = this.lanes[index];
+    const taken = lane.steps.splice(to + 1);
+    lane.takenMs += lane.clock[lane.clock.length - 1] - lane.clock[to];
+    const clock = lane.clock.splice(to + 1);
+    lane.isVerified = false;
+    for (const { step } of taken) lane.audits.delete(step);
+    lane.rewinds.push({ to, text: taken.map(({ text }) => text).join(""), clock });
   }
 
   /**
-   * The full model verifies a lane's last drafts; rejected ones have a rewind of their own.
+   * The full model verifies a lane's last drafts; a rewind has removed the rejected drafts.
    *
    * @param {number} index of the lane
    * @param {any[]} values a line of the wire: its lane's mark, tokens, milliseconds, number accepted
    */
   judge(index, [, , ms]) {
-    const own = this.lanes[index];
-    if (own.clock.length) own.clock[own.clock.length - 1] += ms;
-    own.isVerified = true;
+    const lane = this.lanes[index];
+    if (lane.clock.length) lane.clock[lane.clock.length - 1] += ms;
+    lane.isVerified = true;
   }
 
   /** @param {any[]} values the line of the figures so far: its mark, the main lane's, and two of each lane */

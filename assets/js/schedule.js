@@ -125,7 +125,7 @@ export function kvTokens(schedule, promptTokens, step, refreshes, lastRefresh) {
 }
 
 /**
- * Reads of a model's weights, in units of an activation's size. Each layer's matrices may be packed in their own way.
+ * Reads of a model's weights, in units of an activation's size. Each layer's matrices may be packed in another way.
  *
  * @param {Shape} shape
  */
@@ -180,43 +180,38 @@ export const kvBytes = (shape, schedule, promptTokens, steps, itemsize) =>
   weights(shape).perToken * itemsize * kvTokens(schedule, promptTokens, steps);
 
 /**
- * Bytes that decode step `step` reads: the weights used, and the K/V of each attention. `happened` has the facts of a run:
- * the step's kind, the number of refreshes up to it, and the last one; without it, the fixed schedule counts.
+ * Bytes that decode step `step` of the fixed schedule reads, in units of an activation's size: the weights used, and the K/V
+ * of each attention.
  *
  * @param {Shape} shape
  * @param {Schedule} schedule
  * @param {number} step
  * @param {number} promptTokens
- * @param {number} itemsize
- * @param {number} [rank]
- * @param {boolean} [kv]
- * @param {{isLora: boolean, refreshes: number, lastRefresh: number}} [happened]
+ * @param {number} rank of the corrections; 0 without any
+ * @param {boolean} kv count the K/V too
  */
-export function stepBytes(shape, schedule, step, promptTokens, itemsize, rank = 0, kv = true, happened = undefined) {
+function stepReads(shape, schedule, step, promptTokens, rank, kv) {
   const w = weights(shape);
-  const isLora = happened ? happened.isLora : kind(schedule, step) === "lora";
   const n = schedule.dropped.length;
-  const past = [happened?.refreshes, happened?.lastRefresh];
-  const held = (isDropped) => kvLength(schedule, isDropped, promptTokens, step, ...past);
-  const reads = (isDropped) => (kv ? w.perToken * held(isDropped) : 0);
-  const sum = (costs) => costs.reduce((total, one) => total + one, 0);
+  const reads = (isDropped) => (kv ? w.perToken * kvLength(schedule, isDropped, promptTokens, step) : 0);
+  const sum = (costs) => costs.reduce((total, cost) => total + cost, 0);
   const skipped = w.layers.filter((_, i) => schedule.dropped.includes(i)); // a link may name layers that do not exist
   const full = (layers) => sum(layers.map((layer) => layer.attention + layer.mlp));
   const all = w.others + full(w.layers) + (schedule.numLayers - n) * reads(false);
-  if (!isLora) return (w.head + all + n * reads(true)) * itemsize;
+  if (kind(schedule, step) !== "lora") return w.head + all + n * reads(true);
   const extras = schedule.extras ?? NO_EXTRAS;
   const isScreened = schedule.head === "screened" && extras.head_rank > 0;
   let total = all - full(skipped) + (isScreened ? screenedHead(shape, extras) : w.head);
   if (rank) {
     // `corrected`: the layers with adapters; by default all.
-    const own = schedule.corrected;
-    const corrected = own ? schedule.dropped.filter((i) => own.includes(i)).length : n;
+    const { corrected } = schedule;
+    const count = corrected ? schedule.dropped.filter((i) => corrected.includes(i)).length : n;
     const gate = Number(schedule.reuse === "residual");
-    total += corrected * (2 * rank * shape.part_size + gate) * shape.hidden_size;
+    total += count * (2 * rank * shape.part_size + gate) * shape.hidden_size;
   }
   if (schedule.part === "attention") total += sum(skipped.map((layer) => layer.mlp));
   if (writesKv(schedule)) total += sum(skipped.map((layer) => shape.hidden_size + layer.kv));
-  return total * itemsize;
+  return total;
 }
 
 /**
@@ -227,19 +222,17 @@ export function stepBytes(shape, schedule, step, promptTokens, itemsize, rank = 
  * @param {number | null} [steps]
  * @param {number} [promptTokens]
  * @param {number} [rank]
- * @param {boolean} [kv]
  */
-export function speedBound(shape, schedule, steps = null, promptTokens = 0, rank = 0, kv = true) {
-  const counts = steps === null ? false : kv;
+export function speedBound(shape, schedule, steps = null, promptTokens = 0, rank = 0) {
   const last = steps === null ? schedule.period : steps;
   const full = baseline(schedule.numLayers);
   let base = 0;
-  let own = 0;
+  let reads = 0;
   for (let step = 1; step <= last; step++) {
-    base += stepBytes(shape, full, step, promptTokens, 1, 0, counts);
-    own += stepBytes(shape, schedule, step, promptTokens, 1, rank, counts);
+    base += stepReads(shape, full, step, promptTokens, 0, steps !== null);
+    reads += stepReads(shape, schedule, step, promptTokens, rank, steps !== null);
   }
-  return own ? base / own : 1;
+  return reads ? base / reads : 1;
 }
 
 /**

@@ -75,16 +75,14 @@ export function scheduleOf(settings, numLayers) {
 }
 
 /**
- * Error about `refresh`, `accept` and `own_repeats`, in the words of LoraDropConfig; empty without one.
+ * Error about `refresh`, `accept` and `own_repeats`, in the words of LoraDropConfig; empty if they fit.
  *
  * @param {Settings} settings
  */
 function refusedExactness({ refresh, accept, kv, period, own_repeats }) {
   if (typeof accept !== "number" || !(accept >= 0 && accept <= 1)) return "Accept must be between 0 and 1.";
   if (refresh === "repair" && period > MAX_REPAIR) {
-    return (
-      `with refresh repair the period is at most ${MAX_REPAIR}, got ${period}: shorten it, or take ` + "refresh single."
-    );
+    return `with refresh repair the period is at most ${MAX_REPAIR}, got ${period}: shorten it, or take refresh single.`;
   }
   if (accept && !(refresh === "repair" && kv === "write")) {
     return `accept ${accept} needs exact full steps to verify by: set refresh repair and kv write, or accept 0.`;
@@ -98,7 +96,7 @@ function refusedExactness({ refresh, accept, kv, period, own_repeats }) {
 const UNKNOWN = { rank: 64, tokens: null, head_rank: 0, head_best: 0 };
 
 /**
- * The bank that a run takes on a model; null without one that corrects a skipped layer.
+ * The bank that a run takes on a model; null if none corrects a skipped layer.
  *
  * The sizes of adapters in a repository of the Hub are not known before the run: the forecast takes the shipped bank's.
  *
@@ -123,9 +121,9 @@ export function bankOf(model, settings, schedule) {
  *
  * @param {State} state
  */
-export function hasThirdLane({ model, named, presets, settings: own }) {
-  if (!model || !presets || !own) return true;
-  const settings = { ...own, ...named[presets.default] };
+export function hasThirdLane({ model, named, presets, settings: controls }) {
+  if (!model || !presets || !controls) return true;
+  const settings = { ...controls, ...named[presets.default] };
   const schedule = scheduleOf(settings, model.shape.num_layers);
   return typeof schedule !== "string" && settings.corrections && bankOf(model, settings, schedule) !== null;
 }
@@ -194,9 +192,9 @@ const isUsed = (name, ran) => !(ran.drop_layers && (name === "layers" || name ==
  * @param {any} now
  */
 function isSame(setting, ran, now) {
-  if (setting.kind === "range" && !ran) return true; // the model's own range
-  const [one, two] = [ran, now].map((value) => textOf(setting, value));
-  return one === two || (one !== "" && two !== "" && Number(one) === Number(two));
+  if (setting.kind === "range" && !ran) return true; // the model's default range
+  const [before, after] = [ran, now].map((value) => textOf(setting, value));
+  return before === after || (before !== "" && after !== "" && Number(before) === Number(after));
 }
 
 /**

@@ -1,7 +1,7 @@
-/* The page's state and its views. A view subscribes to parts of the state and draws them into its own elements; every
- * action of the reader is an update. So no view knows another one.
+/* The page's state and its views. A view subscribes to parts of the state and draws them into its elements; every
+ * action of the reader is an update. So no view knows another.
  *
- * The page has one store. A live view without a page, as in a replay, makes its own (live/live.js). */
+ * The page has one store. A live view without a page, as in a replay, makes another (live/live.js). */
 
 /** @typedef {import("./records.js").Model} Model */
 /** @typedef {import("./records.js").Settings} Settings */

@@ -2,38 +2,36 @@
 
 import { Run } from "./run.js";
 
-// A line's first number is the lane plus one of these; a step's line adds nothing.
+// A step's line begins with its lane's number; lines of other records add one of these to it.
 const AUDIT = 100;
-const FIGURES = 200; // without a lane: the figures so far
-const REWIND = 300;
-const JUDGE = 400; // the last pass over drafts
+const FIGURES = 200; // of the run so far: no lane
+const REWIND = 300; // drafts that the full model rejected
+const JUDGE = 400; // the full model has verified a lane's last drafts
 
 /** Builds a run from its wire text. */
 export class WireReader {
-  constructor() {
-    /** @type {Run | null} */
-    this.run = null;
-    /** @type {string | null} */
-    this.runId = null;
-    this.isWhole = false; // the text is complete
-    this.read = 0; // characters read
-  }
+  /** @type {Run | null} */
+  run = null;
+  /** @type {string | null} */
+  runId = null;
+  isWhole = false; // the text is complete
+  taken = 0; // characters read so far
 
   /**
-   * Read the complete lines that were appended. A text that does not continue the last one is another run.
+   * Read the complete lines that were appended. A text that does not continue the last text is another run.
    *
    * @param {string} text
    * @returns {boolean} true if there was a complete line
    */
   take(text) {
-    if (text.length < this.read || (this.runId && !text.startsWith(`{"type":"run","id":"${this.runId}"`))) {
-      this.read = 0;
+    if (text.length < this.taken || (this.runId && !text.startsWith(`{"type":"run","id":"${this.runId}"`))) {
+      this.taken = 0;
       this.run = this.runId = null;
     }
     const end = text.lastIndexOf("\n") + 1;
-    if (end <= this.read) return false;
-    const lines = text.slice(this.read, end).split("\n");
-    this.read = end;
+    if (end <= this.taken) return false;
+    const lines = text.slice(this.taken, end).split("\n");
+    this.taken = end;
     for (const line of lines) if (line) this.takeLine(JSON.parse(line));
     return true;
   }

@@ -42,9 +42,9 @@ def build_api(calls: Callbacks) -> None:
 def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
     """The API's functions by name, with their parameters in their signatures, where Gradio reads them."""
     api = Api(calls)
-    shown = {one.name: one for one in calls.shown}
-    options = [shown.get(one.name, one) for one in settings_of(CALL, SCHEDULE, RUN)]
-    estimated = [one for one in options if one.of != RUN or one.name == "max_new_tokens"]
+    offered = {setting.name: setting for setting in calls.settings}
+    options = [offered.get(setting.name, setting) for setting in settings_of(CALL, SCHEDULE, RUN)]
+    estimated = [setting for setting in options if setting.of != RUN or setting.name == "max_new_tokens"]
     return {
         "generate": _with_parameters(api.generate, options, "the user's message"),
         "compare": _with_parameters(api.compare, COMPARED, "the user's message", preset=READABLE),
@@ -101,7 +101,7 @@ class Api:
             info = self._calls.pool.info(options["model"])
             tokens = BY_NAME["max_new_tokens"].read(options["max_new_tokens"])
             request = Request(
-                prompt=prompt or "-", config=_config(options, info.id, self._calls.shown), max_new_tokens=tokens
+                prompt=prompt or "-", config=_config(options, info.id, self._calls.settings), max_new_tokens=tokens
             )
             checked = plan(zero.planning(info), request)
             return _estimated(info, checked, len(checked.prompt_ids) if prompt else 0, request)
@@ -150,8 +150,10 @@ class Api:
 def _run(calls: Callbacks, prompt: str, visitor: gr.Request | None, options: dict[str, Any]) -> Any:
     """The records of a call's run; options that it does not have are at their defaults."""
     model = calls.pool.check(options["model"])
-    run = {one.name: one.read(options[one.name]) for one in settings_of(RUN) if one.name in options}
-    request = Request(prompt=prompt, config=_config(options, model, calls.shown), **run)
+    run = {
+        setting.name: setting.read(options[setting.name]) for setting in settings_of(RUN) if setting.name in options
+    }
+    request = Request(prompt=prompt, config=_config(options, model, calls.settings), **run)
     return calls.run(request, model=model, session=session_of(visitor))
 
 
@@ -179,11 +181,11 @@ def _with_parameters(
 
     Args:
         prompt: words on the prompt, for the docstring.
-        defaults: in place of the settings' own, by name.
+        defaults: in place of the settings' defaults, by name.
     """
     settings = list(settings)
     written = inspect.signature(function)
-    parameters = [written.parameters["prompt"], *(_parameter(one, defaults) for one in settings)]
+    parameters = [written.parameters["prompt"], *(_parameter(setting, defaults) for setting in settings)]
     if "visitor" in written.parameters:  # which Gradio fills in
         parameters.append(written.parameters["visitor"])
     streams = inspect.isgeneratorfunction(function)
@@ -204,7 +206,7 @@ def _with_parameters(
     made: Callable[..., Any] = stream if streams else call
     made.__name__ = function.__name__
     made.__signature__ = signature  # type: ignore[attr-defined]  # `inspect` reads it, the type has none
-    made.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": returned}
+    made.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": returned}
     about, _, returns = (inspect.getdoc(function) or "").partition("Returns:")
     lines = [f"prompt: {prompt}.", *map(_about, settings)]
     made.__doc__ = f"{about}Args:\n" + "".join(f"    {line}\n" for line in lines) + f"\nReturns:{returns}"
@@ -212,7 +214,7 @@ def _with_parameters(
 
 
 def _parameter(setting: Setting, defaults: dict[str, Any]) -> inspect.Parameter:
-    """A setting as a function's parameter. The schedule's have no default of their own: the preset has it."""
+    """A setting as a function's parameter. The schedule's settings have no default here: the preset sets them."""
     default = defaults.get(setting.name, setting.default if setting.of == RUN else None)
     words = _words(setting)
     kind: Any = Literal[words] if words else setting.kind.python
@@ -239,16 +241,16 @@ def _words(setting: Setting) -> tuple[str, ...]:
     return tuple(PRESETS) if setting.name == "preset" else public
 
 
-def _config(options: dict[str, Any], model: str, shown: Iterable[Setting]) -> Any:
+def _config(options: dict[str, Any], model: str, settings: Iterable[Setting]) -> Any:
     """Read the config from a call's options as the command line does.
 
     Args:
-        shown: the settings, as visitors may choose them.
+        settings: as visitors may choose them.
     """
-    for one in shown:
-        if options.get(one.name) is not None:
-            refuse_private(one, options[one.name])
-    texts = {one.name for one in settings_of(SCHEDULE) if one.kind.python is str}
+    for setting in settings:
+        if options.get(setting.name) is not None:
+            refuse_private(setting, options[setting.name])
+    texts = {setting.name for setting in settings_of(SCHEDULE) if setting.kind.python is str}
     values = {name: str(value) if name in texts and value is not None else value for name, value in options.items()}
     return config_from(values, model)
 

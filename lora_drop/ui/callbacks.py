@@ -38,36 +38,39 @@ from lora_drop.ui.inspector import Inspector
 from lora_drop.ui.serve import space as zero
 from lora_drop.ui.serve.gpu import watched
 from lora_drop.ui.serve.gradio_private import address_of_call
-from lora_drop.ui.serve.kept import RecentTraces, Stops, is_opened
 from lora_drop.ui.serve.memory import return_memory
 from lora_drop.ui.serve.owner import Counters
 from lora_drop.ui.serve.policy import Limits
 from lora_drop.ui.serve.reader import Reader
+from lora_drop.ui.serve.runs import RecentTraces, Stops, is_opened
 from lora_drop.ui.serve.uploads import PLACES, Shelf
 from lora_drop.ui.serve.visits import Visits
 from lora_drop.ui.stream import batches, run_line
 
 COUNTABLE = 200_000  # longest prompt whose tokens are counted while it is typed, in characters
 # Places of prompt, tokens, system message and model among the values of the Run button and of the API's function.
-PAGE_PLACES = (1, *(3 + [one.name for one in SHOWN].index(name) for name in ("max_new_tokens", "system")), 2)
-_OPTIONS = [one.name for one in settings_of(CALL, SCHEDULE, RUN)]
+PAGE_PLACES = (1, *(3 + [setting.name for setting in SHOWN].index(name) for name in ("max_new_tokens", "system")), 2)
+_OPTIONS = [setting.name for setting in settings_of(CALL, SCHEDULE, RUN)]
 API_PLACES = (0, *(1 + _OPTIONS.index(name) for name in ("max_new_tokens", "system", "model")))
 # Options of the API's `compare`, and the places among its values.
 _FEW = ("preset", "model", "max_new_tokens", "temperature", "top_p", "seed", "system", "thinking", "plain")
-COMPARED = [one for one in settings_of(CALL, RUN) if one.name in _FEW]
-_NAMES = [one.name for one in COMPARED]
+COMPARED = [setting for setting in settings_of(CALL, RUN) if setting.name in _FEW]
+_NAMES = [setting.name for setting in COMPARED]
 COMPARE_PLACES = (0, *(1 + _NAMES.index(name) for name in ("max_new_tokens", "system", "model")))
 FAILURE = "The run failed inside the app."
 
 
-def requested(prompt: Any, compare: Any, shown: Sequence[Setting], values: Sequence[Any]) -> Request:
-    """Make a request from the controls' values, in the order of `shown`.
+def requested(prompt: Any, compare: Any, settings: Sequence[Setting], values: Sequence[Any]) -> Request:
+    """Make a request from the controls' values, in the order of `settings`.
 
     Raises:
         LoraDropError: a value is not allowed.
     """
-    read = read_controls(shown, values)
-    of = {owner: {one.name: read[one.name] for one in shown if one.of == owner} for owner in (SCHEDULE, RUN)}
+    read = read_controls(settings, values)
+    of = {
+        owner: {setting.name: read[setting.name] for setting in settings if setting.of == owner}
+        for owner in (SCHEDULE, RUN)
+    }
     return Request(prompt, LoraDropConfig(**of[SCHEDULE]), compare=compare or None, **of[RUN])
 
 
@@ -78,7 +81,7 @@ class Callbacks:
 
     Args:
         limits: by default a private server's limits, from the environment.
-        public: strangers come: cached prompts are each session's own, and only listed adapters are fetched.
+        public: strangers come: no session sees another's cached prompts, and only listed adapters are fetched.
 
     Raises:
         LoraDropError: a limit in the environment is not a number, or listed adapters cannot be fetched.
@@ -88,7 +91,7 @@ class Callbacks:
         self.pool, self.public = pool, public
         self.limits = limits or Limits.from_environment()
         # Settings with a control, with the adapters that a visitor may choose.
-        self.shown = shown_with(listed_adapters(), "" if public else HUB_NAME)
+        self.settings = shown_with(listed_adapters(), "" if public else HUB_NAME)
         self.counters = Counters()
         self.visits = Visits()
         self.uploads = Shelf(self.visits, PLACES * self.limits.trace_bytes)
@@ -123,7 +126,7 @@ class Callbacks:
         model: str | None = None,
         session: str | None = None,
     ) -> Generator[Record, None, None]:
-        """Run a request on a model of the pool, by default the first; on ZeroGPU in a process of its own.
+        """Run a request on a model of the pool, by default the first; on ZeroGPU in another process.
 
         Args:
             session: the visitor's, whose cached prompts it may use.
@@ -139,8 +142,8 @@ class Callbacks:
             if sets_up:
                 clock.restart(SECONDS)
             # ZeroGPU limits the time itself, and its flag crosses to another process.
-            own = self._runner(loaded, self._prompts(session)), clock
-            start, flag = (self._borrowed, stop) if self._borrowed else own
+            here = self._runner(loaded, self._prompts(session)), clock
+            start, flag = (self._borrowed, stop) if self._borrowed else here
             with watched(loaded.device), closing(start(request, flag)) as records:
                 for record in records:
                     if sets_up and isinstance(record, StepRecord) and not clock.is_up:
@@ -200,7 +203,7 @@ class Callbacks:
         if model == current:  # the menu went back
             yield (gr.skip(),) * 3
             return
-        name = _fetching(request.session_hash)  # a run of the same visitor has a flag of its own
+        name = _fetching(request.session_hash)  # a run of the same visitor has another flag
         stop = self.stops.start(name)
         status, menu = gr.skip(), gr.skip()
         try:
@@ -252,7 +255,7 @@ class Callbacks:
         return_memory()
         stop = self.stops.start(session)
         try:
-            wanted = requested(prompt, compare, self.shown, values)
+            wanted = requested(prompt, compare, self.settings, values)
             if not self.pool.is_at_hand(model):
                 yield gr.skip(), status_value("running", f"Loading {model}: this takes a moment."), on
             status, ending = status_value("running", "The lanes are writing."), ""
@@ -305,7 +308,7 @@ class Callbacks:
         if kind not in ("chrome", "html"):
             return {"error": "There is no such file: ask for trace, chrome or html."}
         try:
-            file = self.reader.ask(kind, text.encode(), own=not is_opened(run_id))
+            file = self.reader.ask(kind, text.encode(), trusted=not is_opened(run_id))
         except LoraDropError as error:  # an opened trace with impossible times
             return {"error": str(error)}
         if kind == "chrome":
@@ -373,7 +376,7 @@ def _lengths(lanes: Mapping[str, Sequence[Any]]) -> str:
 def _ending(header: Header, summary: Summary, limit: float | None) -> str:
     """Status of a run that ended; `limit` is the time limit in seconds, unless the visitor stopped the run."""
     lanes = {lane["id"]: lane for lane in header.lanes}
-    tokens = _lengths({name: (lanes[name]["label"], own.get("tokens")) for name, own in summary.lanes.items()})
+    tokens = _lengths({name: (lanes[name]["label"], figures.get("tokens")) for name, figures in summary.lanes.items()})
     if any(lane["ended"] == "stopped" for lane in summary.lanes.values()):
         why = f" after {limit:g} s, the limit of this server" if limit else ""
         return f"Stopped{why}: {tokens}. The text so far is below."

@@ -1,13 +1,14 @@
-"""The page's own components: small `gr.HTML` subclasses whose behaviour is in `assets/js`, and how that code loads.
+"""The page's components: small `gr.HTML` subclasses whose behaviour is in `assets/js`, and how that code loads.
 
 Gradio evaluates an `html_template` twice (Handlebars, then a JavaScript template string). So the templates are static
-files without `${`, backticks or backslashes, and no value enters one: the scripts write text with `textContent`.
+files without `${`, backticks or backslashes, and no value enters a template: the scripts write text with
+`textContent`.
 
-The ES modules are served as they are, by a route of their own. Modules import each other by relative paths, which drop
-the query of the importing module's address: with Gradio's file route and a `?v=` at the entry, a browser could mix old
-modules with new ones. An import map would have to be in the page before Gradio's own modules load, where
-Gradio has no place for one. So the version of all modules is a folder in their address. Addresses are relative, to
-survive a mount path and a Space's proxy.
+The ES modules are served unchanged by `route`, not by Gradio's file route. Modules import each other by relative
+paths, which drop the query of the importing module's address: with a `?v=` at the entry alone, a browser could mix old
+modules with new ones. An import map would have to be in the page before Gradio's modules load, and Gradio lets nothing
+in there. So the version of all modules is a folder in their address. Addresses are relative, to survive a mount path
+and a Space's proxy.
 """
 
 from __future__ import annotations
@@ -60,14 +61,14 @@ def route() -> Mount:
 
 
 def head() -> str:
-    """HTML that preloads the page's modules together; otherwise each would wait for the one that imports it."""
+    """HTML that preloads the page's modules together; otherwise each would wait for its importing module."""
     return "".join(f'<link rel="modulepreload" href="{address()}/{name}">' for name in modules(ENTRY))
 
 
 def on_load(call: str) -> str:
     """A component's `js_on_load`: a call of a function that the entry module exports."""
     name = call.partition("(")[0]
-    # Gradio makes a function of this, in which a relative import would start from Gradio's own script.
+    # Gradio makes a function of this text: a relative import in it would start from Gradio's script.
     return f'import(new URL("{address()}/{ENTRY}", document.baseURI)).then(({{ {name} }}) => {call})'
 
 
@@ -89,7 +90,9 @@ def _template(name: str) -> str:
 
 
 def server_function(name: str, work: Callable[..., Any], count: int | None = None) -> Callable[[Any], Any]:
-    """Wrap a function that the scripts call as `server.NAME(argument)`: Gradio sets an attribute on it.
+    """Wrap a function that the scripts call as `server.NAME(argument)`.
+
+    Gradio sets an attribute on the function, which a method does not allow.
 
     Args:
         name: the name in the scripts.
@@ -275,7 +278,7 @@ def error_line(error: Exception, failure: str) -> str:
 class FreeSlider(gr.Slider):
     """A slider that hands on any number: `Request` and `LoraDropConfig` name the limit in one clear line.
 
-    Gradio's own check would answer with a pop-up.
+    Gradio's check would answer with a pop-up.
     """
 
     is_template = True  # the page draws it as a plain slider
@@ -286,7 +289,7 @@ class FreeSlider(gr.Slider):
 
 
 class OpenButton(gr.UploadButton):
-    """An upload button that hands on the file's path. Gradio's own also leaves an empty file on the disk each time."""
+    """An upload button that hands on the file's path. Gradio's button also leaves an empty file each time."""
 
     is_template = True
 

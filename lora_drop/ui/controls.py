@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from itertools import groupby
 from typing import Any
 
@@ -19,13 +20,13 @@ from lora_drop.ui.components import FreeNumber, FreeSlider, LayerRange
 
 # Settings with a control; those of a schedule come first, because a preset sets them.
 SHOWN: tuple[Setting, ...] = tuple(
-    sorted((one for one in SETTINGS if one.label), key=lambda one: (SCHEDULE, RUN).index(one.of))
+    sorted((setting for setting in SETTINGS if setting.label), key=lambda setting: (SCHEDULE, RUN).index(setting.of))
 )
 
 
-def linked(shown: Iterable[Setting]) -> tuple[Setting, ...]:
+def linked(settings: Iterable[Setting]) -> tuple[Setting, ...]:
     """Settings in a link to a run, in the order of the controls that it restores."""
-    return (BY_NAME["compare"], *shown)
+    return (BY_NAME["compare"], *settings)
 
 
 def is_text(setting: Setting) -> bool:
@@ -42,7 +43,7 @@ def control_value(setting: Setting, value: Any) -> Any:
 
 def control_values(config: LoraDropConfig, num_layers: int) -> dict[str, Any]:
     """Values of the schedule's controls for a config, by name, on a model of `num_layers` layers."""
-    values = {one.name: control_value(one, getattr(config, one.name)) for one in settings_of(SCHEDULE)}
+    values = {setting.name: control_value(setting, getattr(config, setting.name)) for setting in settings_of(SCHEDULE)}
     return values | {"layers": list(config.layers or default_range(num_layers))}
 
 
@@ -53,18 +54,20 @@ def read_controls(settings: Iterable[Setting], values: Iterable[Any]) -> dict[st
         LoraDropError: a text that cannot be read, or a value that a visitor may not choose.
     """
     read = {}
-    for one, value in zip(settings, values, strict=True):
-        refuse_private(one, value)
-        # An empty field means off; the config refuses one that it needs.
-        read[one.name] = None if one.kind.off and value in ("", None) else one.read(value)
+    for setting, value in zip(settings, values, strict=True):
+        refuse_private(setting, value)
+        # An empty field means off; the config refuses an empty field that it needs.
+        read[setting.name] = None if setting.kind.off and value in ("", None) else setting.read(value)
     return read
 
 
 def shown_with(repositories: Sequence[str], written: str) -> tuple[Setting, ...]:
     """`SHOWN`, where adapters may also be one of these repositories, or a text that fits the pattern `written`."""
-    own: Any = BY_NAME["adapters"].kind
-    kind = dataclasses.replace(own, public=(*own.public, *repositories), written=written)
-    return tuple(dataclasses.replace(one, kind=kind) if one.name == "adapters" else one for one in SHOWN)
+    kind: Any = BY_NAME["adapters"].kind
+    kind = dataclasses.replace(kind, public=(*kind.public, *repositories), written=written)
+    return tuple(
+        dataclasses.replace(setting, kind=kind) if setting.name == "adapters" else setting for setting in SHOWN
+    )
 
 
 def refuse_private(setting: Setting, value: Any) -> None:
@@ -78,7 +81,7 @@ def refuse_private(setting: Setting, value: Any) -> None:
 
 
 def build_controls(
-    shown: Iterable[Setting], values: dict[str, Any], num_layers: int
+    settings: Iterable[Setting], values: dict[str, Any], num_layers: int
 ) -> dict[str, gr.components.Component]:
     """Build controls inside the open layout block; returns them by name.
 
@@ -86,13 +89,10 @@ def build_controls(
         values: the first value of each, by name (`control_value`).
     """
     built: dict[str, gr.components.Component] = {}
-    for row, group in groupby(shown, key=lambda one: one.row or one.name):
-        settings = list(group)
-        if any(setting.row == row for setting in settings):
-            with gr.Row():
-                built |= {one.name: _control(one, values[one.name], num_layers) for one in settings}
-        else:
-            built |= {one.name: _control(one, values[one.name], num_layers) for one in settings}
+    for row, group in groupby(settings, key=lambda setting: setting.row or setting.name):
+        together = list(group)
+        with gr.Row() if any(setting.row == row for setting in together) else nullcontext():
+            built |= {setting.name: _control(setting, values[setting.name], num_layers) for setting in together}
     return built
 
 

@@ -168,7 +168,7 @@ def menu_choices(pool: ModelPool) -> list[tuple[str, str]]:
     """Entries of the models menu: the text and the label of each model."""
     first = pool.info(None)
     free = free_memory(first.device)
-    # The loaded model makes way for another one.
+    # The loaded model makes way for another.
     room = None if free is None else free + first.shape.params * first.dtype.itemsize
     return [(f"{label} · {_about(pool, label, first, room)}", label) for label in pool.labels]
 

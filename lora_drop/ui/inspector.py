@@ -1,6 +1,6 @@
-"""Server side of the token inspector: recompute the layers of a step, of a kept run or of a trace.
+"""Server side of the token inspector: recompute the layers of a step, of a stored run or of a trace's text.
 
-Runs come first: it starts while no run has the model, and gives the model up at its next step once a run wants it.
+Runs have precedence: a reading begins while no run uses the model, and stops at its next step when a run wants it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from lora_drop.run.trace.records import Header, StepRecord
 from lora_drop.run.trace.trace import Trace
 from lora_drop.ui.serve.gpu import watched
 from lora_drop.ui.serve.gradio_private import address_of_call
-from lora_drop.ui.serve.kept import RecentTraces, is_opened
 from lora_drop.ui.serve.reader import Reader
+from lora_drop.ui.serve.runs import RecentTraces, is_opened
 
-KEPT_BYTES = 128 * 2**20  # tensors of recent windows, of all readers together
+MOST_BYTES = 128 * 2**20  # tensors of recent windows, of all readers together
 PATIENCE = 20.0  # seconds that a reader waits for runs to end
 
 
@@ -36,11 +36,11 @@ class Inspector:
 
     Args:
         traces: the lines of recent runs.
-        reader: reads them.
+        reader: parses the traces, those of strangers in another process.
         most_bytes: most bytes of cached tensors.
     """
 
-    def __init__(self, pool: ModelPool, traces: RecentTraces, reader: Reader, most_bytes: int = KEPT_BYTES):
+    def __init__(self, pool: ModelPool, traces: RecentTraces, reader: Reader, most_bytes: int = MOST_BYTES):
         self._pool, self._traces, self._reader = pool, traces, reader
         self._windows: Shares[tuple[str, str], Window] = Shares(most_bytes=most_bytes)  # owned by addresses
         self._lock = threading.Lock()
@@ -51,7 +51,7 @@ class Inspector:
         return self._windows.nbytes
 
     def inspect(self, run_id: str | None, text: str | None, lane: str, step: int) -> dict[str, Any]:
-        """Inspect a step of a kept run or of a trace's text (`run.inspect.inspect`).
+        """Inspect a step of a stored run or of a trace's text (`run.inspect.inspect`).
 
         Raises:
             LoraDropError: there is no such run, lane or step, the weights or adapters have changed, or the device is
@@ -82,16 +82,16 @@ class Inspector:
         """Compare runs.
 
         Returns:
-            `compared`, from `run.report.compare`, of the runs that are still kept; and `gone`, the ids of the others.
+            `compared`, from `run.report.compare`, of the runs that are still stored; and `gone`, the other ids.
             Or `error` in one line.
         """
-        ids = [one for one in run_ids if isinstance(one, str)][:MOST] if isinstance(run_ids, list) else []
-        kept = [one for one in ids if self._traces.text(one)]
+        ids = [run_id for run_id in run_ids if isinstance(run_id, str)][:MOST] if isinstance(run_ids, list) else []
+        stored = [run_id for run_id in ids if self._traces.text(run_id)]
         try:
-            sides = {one: self._of_run(one, "compare") for one in kept}
+            sides = {run_id: self._of_run(run_id, "compare") for run_id in stored}
         except LoraDropError as error:
             return {"error": str(error)}
-        return {"compared": compared(sides), "gone": [one for one in ids if one not in kept]}
+        return {"compared": compared(sides), "gone": [run_id for run_id in ids if run_id not in stored]}
 
     def align(self, run: Any, lane: Any, other_run: Any, other_lane: Any) -> dict[str, Any]:
         """Align two answers word by word, each the answer of a run's lane.
@@ -101,23 +101,25 @@ class Inspector:
         """
         try:
             texts = [
-                self._of_run(*one).encode("utf-8", "replace")
-                for one in ((run, "text", lane), (other_run, "text", other_lane))
+                self._of_run(*answer).encode("utf-8", "replace")
+                for answer in ((run, "text", lane), (other_run, "text", other_lane))
             ]
-            aligned: dict[str, Any] = self._reader.ask("align", *texts, own=not any(map(is_opened, (run, other_run))))
+            aligned: dict[str, Any] = self._reader.ask(
+                "align", *texts, trusted=not any(map(is_opened, (run, other_run)))
+            )
             return aligned
         except LoraDropError as error:
             return {"error": str(error)}
 
     def _of_run(self, run_id: Any, job: str, *arguments: Any) -> Any:
-        """The answer to a job on a run. Raises LoraDropError if it is not kept, or the job does not fit it."""
+        """The answer to a job on a run. Raises LoraDropError if the run is gone, or the job does not fit it."""
         text = self._traces.text(run_id) if isinstance(run_id, str) else None
         if not text:
             raise LoraDropError("the server no longer keeps this run: run it again, or open its file again.")
-        return self._reader.ask(job, text.encode(), arguments=arguments, own=not is_opened(run_id))
+        return self._reader.ask(job, text.encode(), arguments=arguments, trusted=not is_opened(run_id))
 
     def _recorded(self, run_id: str | None, text: Any, lane: str, step: int) -> dict[str, Any]:
-        """`exports.reading.steps_of` a lane, with `about` of one step."""
+        """The steps of a lane (`exports.reading.steps_of`), with the facts of the asked step as `about`."""
         first = step - step % TOGETHER if type(step) is int and step > 0 else step
         if not text:
             recorded = self._of_run(run_id, "steps", lane, first)
@@ -129,7 +131,11 @@ class Inspector:
         return {**recorded, "about": recorded["about"][step - first]}
 
     def _read(self, recorded: dict[str, Any], end: float) -> dict[str, Any]:
-        """Inspect the step, and start again whenever a run takes the model in between."""
+        """Inspect the step, and start again whenever a run takes the model in between.
+
+        Args:
+            end: when to give up waiting for runs, by `time.monotonic`.
+        """
         header, lane, step = Header(**recorded["header"]), recorded["about"]["lane"], recorded["about"]["step"]
         trace = Trace(header)
         for i, (kind, token_id) in enumerate(recorded["steps"]):

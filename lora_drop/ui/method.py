@@ -37,7 +37,7 @@ class Method(Scripted):
 
 @cache
 def words() -> dict[str, Any]:
-    """Content of the tab: its text as HTML, the paper's rows with their label, and our own figures in words."""
+    """Content of the tab: its text as HTML, the paper's rows with their label, and our figures in words."""
     return {
         "words": (TEMPLATES / "method_words.html").read_text(encoding="utf-8"),
         # Each row has the bounds of its model's bytes and the exact KV formula too.
@@ -50,7 +50,7 @@ def words() -> dict[str, Any]:
 
 
 def our_words(path: Path = SHIPPED_SWEEP) -> str:
-    """Our own measurement at the paper's setting, from the stored sweep, in words."""
+    """Our measurement at the paper's setting, from the stored sweep, in words."""
     far = "This app's own figures, on a bundled model of 135M weights, are far from the paper's"
     try:
         sweep = SWEEP.read(path)

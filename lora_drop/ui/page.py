@@ -73,7 +73,7 @@ def build_app(pool: ModelPool, policy: Policy | None = None) -> Page:
         chosen = components.ModelFacts(labels=pool.labels, elem_id="ld-facts")
         current = gr.State(pool.first)
         zone.follow(current)
-        join_runs(zone, [tab.controls[one.name] for one in SHOWN if one.of == SCHEDULE])
+        join_runs(zone, [tab.controls[setting.name] for setting in SHOWN if setting.of == SCHEDULE])
         join(demo, calls, tab, chosen, current)
         build_api(calls)
     return demo
@@ -91,8 +91,8 @@ def launch(
     """Serve the page and return its address; with `block`, return when the server ends.
 
     Args:
-        host: None leaves it to GRADIO_SERVER_NAME, then to Gradio's own default.
-        port: None leaves it to GRADIO_SERVER_PORT, then to Gradio's own default.
+        host: None leaves it to GRADIO_SERVER_NAME, then to Gradio's default.
+        port: None leaves it to GRADIO_SERVER_PORT, then to Gradio's default.
         mcp: also serve the API's functions as MCP tools (GRADIO_MCP_SERVER sets it too).
         share: also serve the page at a public Gradio address.
         inline: show the page in the cell of the notebook that calls this.

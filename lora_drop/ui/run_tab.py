@@ -100,7 +100,7 @@ def _first_values(calls: Callbacks, facts: dict[str, Any]) -> dict[str, Any]:
     tokens = min(BY_NAME["max_new_tokens"].default, calls.limits.tokens)
     return {
         **control_values(first, info.num_layers),
-        **{one.name: control_value(one, one.default) for one in settings_of(RUN)},
+        **{setting.name: control_value(setting, setting.default) for setting in settings_of(RUN)},
         "max_new_tokens": tokens,
         "compare": facts["presets"]["show_me"]["compare"],
     }
@@ -139,25 +139,25 @@ def _build_settings(calls: Callbacks, facts: dict[str, Any], values: dict[str, A
             server_functions=[server_function("calibrated_presets", lambda _: calls.calibrated_presets())],
             elem_id="ld-preset",
         )
-        main = [one for one in calls.shown if one.main]
-        controls = build_controls((one for one in main if one.of == SCHEDULE), values, layers)
+        main = [setting for setting in calls.settings if setting.main]
+        controls = build_controls((setting for setting in main if setting.of == SCHEDULE), values, layers)
         WhatIf(
             model=facts["model"],
             settings=values,
             presets=facts["settings"],
             prompt_tokens=calls.count_tokens(FIRST_PROMPT) or 0,
-            table=[one.facts for one in linked(calls.shown)],
+            table=[setting.facts for setting in linked(calls.settings)],
             server_functions=[server_function("count_tokens", calls.count_tokens, 3)],
             elem_id="ld-whatif",
         )
-        controls |= build_controls((one for one in main if one.of == RUN), values, layers)
+        controls |= build_controls((setting for setting in main if setting.of == RUN), values, layers)
         with gr.Accordion("More", open=False, elem_id="ld-advanced"):
             compare = Compare(
                 facts["presets"]["show_me"]["compare"],
                 comparisons={name: {"button": c.button, "lane": c.lane} for name, c in COMPARISONS.items()},
                 elem_id="ld-compare",
             )
-            controls |= build_controls((one for one in calls.shown if not one.main), values, layers)
+            controls |= build_controls((setting for setting in calls.settings if not setting.main), values, layers)
     return {"model": model, "preset": preset, "compare": compare, "controls": controls}
 
 
@@ -168,8 +168,8 @@ def join(demo: gr.Blocks, calls: Callbacks, tab: RunTab, chosen: ModelFacts, cur
         chosen: receives the facts of a model that was chosen from the menu.
         current: holds the name of the model that the page shows.
     """
-    everything = [tab.controls[one.name] for one in calls.shown]
-    rules = [tab.controls[one.name] for one in calls.shown if one.of == SCHEDULE]
+    everything = [tab.controls[setting.name] for setting in calls.settings]
+    rules = [tab.controls[setting.name] for setting in calls.settings if setting.of == SCHEDULE]
     _join_settings(tab, rules, [tab.compare, *everything])
     _join_run(calls, tab, everything)
     _join_model(calls, tab, rules, chosen, current)
@@ -211,7 +211,7 @@ def _join_settings(tab: RunTab, rules: list[Any], linked: list[Any]) -> None:
     gr.on(spread, fn=None, outputs=tab.controls["drop_layers"], js="() => ''")
     # Verifying needs exact full steps, and only with it can repeats be rejected.
     accept, *others = (tab.controls[name] for name in ("accept", "refresh", "kv", "own_repeats"))
-    verify = "(accept, refresh, kv, own) => (accept > 0 ? ['repair', 'write', own] : [refresh, kv, false])"
+    verify = "(accept, refresh, kv, repeats) => (accept > 0 ? ['repair', 'write', repeats] : [refresh, kv, false])"
     accept.input(None, [accept, *others], others, js=verify)
     for button, text in tab.examples:
         button.click(None, None, tab.prompt, js=f"() => {json.dumps(text)}")

@@ -107,9 +107,9 @@ def _serve(args: argparse.Namespace, ending: ExitStack, **more: bool) -> str:
     if args.mcp and find_spec("mcp") is None:
         raise LoraDropError("--mcp needs one more package: pip install 'gradio[mcp]'.")
     # Gradio reads this variable when it is imported, and writes to the folder before the page is up.
-    if not os.environ.get("GRADIO_TEMP_DIR") and (own := own_upload_folder()):
-        os.environ["GRADIO_TEMP_DIR"] = own
-        ending.callback(shutil.rmtree, own, ignore_errors=True)
+    if not os.environ.get("GRADIO_TEMP_DIR") and (folder := own_upload_folder()):
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        ending.callback(shutil.rmtree, folder, ignore_errors=True)
 
     from lora_drop.models.load import LoadedModel, fetch, load_model
     from lora_drop.models.place import on_zero_gpu

@@ -52,7 +52,7 @@ def batches(
     """Yield the run's text so far at each update, with its last record.
 
     On one machine the browser's drawing slows the steps right after an update. Audits are slow, so most updates would
-    fall due after one, before the same lane's step each time. So some updates wait for a few more steps.
+    fall due after an audit, before the same lane's step each time. So some updates wait for a few more steps.
 
     Args:
         line: returns the text of a record.

@@ -1,4 +1,4 @@
-"""Gradio's theme in the page's own colours. System fonts only: the page asks no other host for anything."""
+"""Gradio's theme in the page's colours. System fonts only: the page asks no other host for anything."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lora_drop.run.exports.colors import COLORS
 
 FONT = ["Inter", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 MONO = ["SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"]
-SAME = {  # Gradio's variables, by the page's colour that light and dark mode have
+COLOR_NAMES = {  # a name in `COLORS` for each variable of Gradio, in light and dark mode
     "body_background_fill": "page",
     "body_text_color": "ink",
     "body_text_color_subdued": "muted",
@@ -34,8 +34,8 @@ SAME = {  # Gradio's variables, by the page's colour that light and dark mode ha
 def theme() -> gr.themes.Base:
     """The theme of light and dark mode."""
     light, dark = COLORS["light"], COLORS["dark"]
-    values = {name: light[color] for name, color in SAME.items()}
-    values |= {f"{name}_dark": dark[color] for name, color in SAME.items()}
+    values = {name: light[color] for name, color in COLOR_NAMES.items()}
+    values |= {f"{name}_dark": dark[color] for name, color in COLOR_NAMES.items()}
     for name, value in {
         "block_shadow": "none",
         "input_border_width": "1px",

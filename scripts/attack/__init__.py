@@ -1,6 +1,6 @@
 """Attacks that go on: `python -m scripts.attack --minutes 2 --addresses 4 --seed 0`, on this machine only.
 
-The app runs as in `scripts.soak`. Attackers, each from an address of its own, send what once brought the app down, by
+The app runs as in `scripts.soak`. Attackers, each from another address, send what once brought the app down, by
 row of the table of issue 27, and requests that a generator varies. Beside them a visitor asks the same short
 question, again and again, and checks every answer. It fails where memory grows beyond what a public server may keep
 plus 300 MB or stays 50 MB above that after half a minute, a file stays, a traceback is printed, an answer is wrong,

@@ -16,7 +16,7 @@ from typing import Any
 
 from lora_drop.models.load import load_model
 from lora_drop.ui import inspector
-from lora_drop.ui.serve import kept, reader, uploads
+from lora_drop.ui.serve import reader, runs, uploads
 from lora_drop.ui.serve.policy import PUBLIC
 from scripts.attack.rows import Attacker
 from scripts.soak.app import MODEL, Soak, started
@@ -28,7 +28,7 @@ from scripts.space_check import tail
 WARM, IDLE, STUB, REST, STOP = 3.0, 15.0, 20.0, 30.0, 8.0  # seconds; the server stops within 5, and is busy
 OVER, LEFT = 300_000, 50_000  # kB beyond the budgets: at any time, and after a rest
 # Bytes that a public server may keep: traces, states of inspected steps, answers, bodies, unread messages.
-BUDGETS = kept.KEPT_BYTES + inspector.KEPT_BYTES + reader.KEPT_BYTES + 4 * PUBLIC.trace_bytes + 4 * PUBLIC.unread_bytes
+BUDGETS = runs.MOST_BYTES + inspector.MOST_BYTES + reader.MOST_BYTES + 4 * PUBLIC.trace_bytes + 4 * PUBLIC.unread_bytes
 BUSY = b'{"detail": "A stub: try again in a moment."}'
 
 
@@ -47,16 +47,16 @@ class Beside(Visitor):
                 for kind in seconds:
                     began, turned_away = time.monotonic(), self.log.turned_away
                     await self.bounded(kind)
-                    own = time.monotonic() - began
-                    seconds[kind].append(own if self.log.turned_away == turned_away else float("inf"))
+                    elapsed = time.monotonic() - began
+                    seconds[kind].append(elapsed if self.log.turned_away == turned_away else float("inf"))
         return seconds
 
 
 def spread(seconds: dict[str, list[float]]) -> dict[str, list[float]]:
     """How often, the median, nine in ten and the longest, by kind."""
     return {
-        kind: [len(own), *(round(sorted(own)[int(share * (len(own) - 1))], 2) for share in (0.5, 0.9, 1))]
-        for kind, own in seconds.items()
+        kind: [len(times), *(round(sorted(times)[int(share * (len(times) - 1))], 2) for share in (0.5, 0.9, 1))]
+        for kind, times in seconds.items()
     }
 
 
@@ -74,16 +74,16 @@ async def attackers(args: argparse.Namespace) -> dict[str, Any]:
     print("ready", flush=True)
     with suppress(TimeoutError):
         async with asyncio.timeout(60 * args.minutes):
-            await asyncio.gather(*(one.stay(None, None) for one in Attacker.crowd(soak, args.addresses)))
+            await asyncio.gather(*(attacker.stay(None, None) for attacker in Attacker.crowd(soak, args.addresses)))
     return {"attacks": soak.log.attacks, "failures": soak.log.failures}
 
 
 async def beside(
     soak: Soak, minutes: float, args: argparse.Namespace, against: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The visitor's times while attackers, in a process of their own, send to an address; and what these did."""
-    own = {"minutes": minutes, "addresses": args.addresses, "seed": args.seed, "app": soak.url, "against": against}
-    words = [word for name, value in own.items() for word in (f"--{name}", str(value))]
+    """The visitor's times while attackers in another process send to an address; and their attacks."""
+    options = {"minutes": minutes, "addresses": args.addresses, "seed": args.seed, "app": soak.url, "against": against}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "scripts.attack", *words]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, limit=2**20)
     assert process.stdout and await process.stdout.readline() == b"ready\n"
@@ -166,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=2, help="how long they attack (2)")
     parser.add_argument("--addresses", type=int, default=4, help="how many addresses attack (4)")
     parser.add_argument("--seed", type=int, default=0, help="of all that they send (0)")
-    parser.add_argument("--against", help=argparse.SUPPRESS)  # of the attackers' own process: where they send to
+    parser.add_argument("--against", help=argparse.SUPPRESS)  # of the attackers' process: the address they send to
     parser.add_argument("--app", help=argparse.SUPPRESS)  # whose functions they read first
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which also stops the app

@@ -68,8 +68,8 @@ class Attacker(Hostile):
     def crowd(cls, soak: Soak, addresses: int) -> list[Attacker]:
         """Attackers of so many addresses, `EACH` of each."""
         crowd = [cls(soak, number) for number in range(EACH * addresses)]
-        for one in crowd:
-            one.address = f"10.2.0.{one.number % addresses}"
+        for attacker in crowd:
+            attacker.address = f"10.2.0.{attacker.number % addresses}"
         return crowd
 
     async def row1_8(self) -> None:
@@ -98,7 +98,9 @@ class Attacker(Hostile):
         inner = "[" * self.some(30)
         nested = "[" + (inner + "]" * len(inner) + ",") * (self.some(BODY) // (2 * len(inner) + 1)) + "[]]"
         body = json.dumps(self.joining(event_data=0)).replace('"event_data": 0', f'"event_data": {nested}')
-        await self.all(self.sent(*one) for one in [("/queue/join", body), *[("/cancel", nested[:140_000])] * 3])
+        await self.all(
+            self.sent(*request) for request in [("/queue/join", body), *[("/cancel", nested[:140_000])] * 3]
+        )
 
     async def row6(self) -> None:
         """Opened traces, compared again and again."""

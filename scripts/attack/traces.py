@@ -25,7 +25,7 @@ def header(config: dict[str, Any] | None = None, layers: int = 3, label: str = L
     model = {"id": "m", "dtype": "float32", "layers": layers, "shape": {**SHAPE, "num_layers": layers, **shape}}
     return {
         **{"type": "header", "format": "lora-drop-trace", "version": 4, "model": model, "device": {"name": "a CPU"}},
-        "lanes": [{"id": name, "label": words, "config": own} for name, words, own in lanes],
+        "lanes": [{"id": name, "label": words, "config": settings} for name, words, settings in lanes],
         **{"prompt": "?", "prompt_tokens": 2, "seed": 0, "software": {}},
     }
 
@@ -55,7 +55,7 @@ def _words(count: int) -> Iterator[Any]:
     """Answers whose words differ in each place: a search for common runs goes through them again and again."""
     words = [f"{i // 15} " for i in range(count)]
     orders = {lane: random.Random(lane).sample(words, count) for lane in ("baseline", LANE)}
-    return (step(i, lane, "refresh", text=own[i]) for lane, own in orders.items() for i in range(count))
+    return (step(i, lane, "refresh", text=order[i]) for lane, order in orders.items() for i in range(count))
 
 
 def _full_steps(count: int) -> Iterator[Any]:

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--drop-order", metavar="14,9,12", help="layers, the cheapest to skip first (default evenly spaced ones)"
     )
     parser.add_model_options()
-    parser.add_settings([one for one in settings_of(SCHEDULE) if one.name in COMMON], unset=True)
+    parser.add_settings([setting for setting in settings_of(SCHEDULE) if setting.name in COMMON], unset=True)
     parser.add_path("--data", "FILE.jsonl", "prompts (default those that settings are chosen on)")
     parser.add_argument("--prompt-field", metavar="NAME", help="default prompt")
     parser.add_argument("--limit", type=int, help="only the first N prompts")
@@ -86,10 +86,10 @@ def run(args: argparse.Namespace) -> None:
 def _axes(args: argparse.Namespace) -> Axes:
     """The values of the list options. Raises LoraDropError: one cannot be read."""
     values: dict[str, list[Any]] = {}
-    for name, (one, *_) in LISTS.items():
+    for name, (setting, *_) in LISTS.items():
         if (text := getattr(args, name)) is not None:
             words = [word.strip() for word in text.split(",")]
-            values[name] = [one.read("" if word == "off" else word) for word in words]
+            values[name] = [setting.read("" if word == "off" else word) for word in words]
     return Axes(**values)
 
 
@@ -114,9 +114,9 @@ def _show(state: Search) -> None:
         },
     )
     flags = [
-        f"{one.flag} {shlex.quote(one.kind.write(best['config'][one.name]))}"
-        for one in settings_of(SCHEDULE)
-        if one.name in best["config"]
+        f"{setting.flag} {shlex.quote(setting.kind.write(best['config'][setting.name]))}"
+        for setting in settings_of(SCHEDULE)
+        if setting.name in best["config"]
     ]
     print(" ".join(flags))
     kind = "regret" if best["accept"] else "quality loss"

@@ -148,7 +148,7 @@ def search(
     Args:
         base: settings that all candidates share.
         source: where the prompts come from, for the record.
-        order: layers, the cheapest to skip first; empty is the bundled model's own, or else evenly spaced ones.
+        order: layers, the cheapest to skip first; empty is the bundled model's order, or else evenly spaced layers.
         progress: called with the candidates done and all of them.
 
     Raises:

@@ -39,12 +39,12 @@ class TurnedAway(Exception):
 
 
 def started(temporary: Path, log: Path) -> AbstractContextManager[tuple[subprocess.Popen[bytes], str]]:
-    """Start the app, with both models on its menu, a temporary folder and a log of its own: its process and address.
+    """Start the app with both models on its menu; the context gives its process and address.
 
-    It is public, behind one proxy, whose part the visitors play: each has an address of its own. Runs may be long, so
-    that there is time to stop them, and even on a slow machine none is stopped by the clock.
+    The app is public, behind one proxy. The visitors play the proxy: each sends another client address. Runs may be
+    long: there is time to stop them, and even on a slow machine the clock stops none.
     """
-    own = {
+    settings = {
         "LORA_DROP_PUBLIC": "1",
         "LORA_DROP_TRUSTED_HOPS": "1",
         "LORA_DROP_CALIBRATE": "0",  # the speeds of a model with random weights would be in the answers' headers
@@ -56,7 +56,7 @@ def started(temporary: Path, log: Path) -> AbstractContextManager[tuple[subproce
         "TMPDIR": str(temporary),
         "GRADIO_SERVER_NAME": "127.0.0.1",
     }
-    env = {**os.environ, **own, "GRADIO_SERVER_PORT": str(free_port())}
+    env = {**os.environ, **settings, "GRADIO_SERVER_PORT": str(free_port())}
     return server(Path(sys.executable), ROOT, log, env)
 
 
@@ -229,7 +229,13 @@ class App:
 
 
 class Soak:
-    """The running app's address, its visitors' questions, and their observations."""
+    """The running app's address, its visitors' questions, and their observations.
+
+    Args:
+        cases: the questions, with the answers of a single user.
+        recorded: the text of a trace, which visitors replay and open.
+        rows: every second attacker makes the attacks of `scripts.attack`.
+    """
 
     def __init__(self, url: str, cases: list[Case], recorded: str, seed: int, rows: bool = False):
         self.url, self.cases, self.recorded, self.seed, self.rows = url, cases, recorded, seed, rows
@@ -237,7 +243,7 @@ class Soak:
         self.app: App
 
     def client(self, address: str = "10.0.0.1") -> httpx.AsyncClient:
-        """Connections of one visitor, from its own address."""
+        """Connections of one visitor, from its address."""
         # The server closes an idle connection after 5 s: none is used again that late.
         limits = httpx.Limits(keepalive_expiry=2)
         return httpx.AsyncClient(
@@ -259,7 +265,7 @@ class Soak:
 
 
 class Guest(ABC):
-    """A guest who comes again and again; all that it does is drawn from its own seed."""
+    """A guest who comes again and again; all that it does is drawn from a seed."""
 
     pause: float  # seconds between two visits, at most
     attacks = False
@@ -288,7 +294,7 @@ class Guest(ABC):
 
     @asynccontextmanager
     async def come(self) -> AsyncIterator[None]:
-        """Open connections of its own."""
+        """Open the guest's connections."""
         async with self.soak.client(self.address) as self.http:
             yield
 

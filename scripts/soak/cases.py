@@ -21,7 +21,7 @@ from lora_drop.run.wire import wire_line
 
 FIELDS = [f.name for f in dataclasses.fields(StepRecord) if f.name not in ("lane", "ms", "outside", "type")]
 PROMPTS = ("Hello", "Explain why the sky is blue.", "Déjà vu 日本語 🙂 <b>&amp;</b>", "one two three " * 12)
-OPTIONS = ("preset", *(one.name for one in settings_of(SCHEDULE)))  # of the API, that make a config
+OPTIONS = ("preset", *(setting.name for setting in settings_of(SCHEDULE)))  # of the API, that make a config
 RULES: dict[str, dict[str, Any]] = {
     "defaults": {},
     "state": {"reuse": "state", "period": 2},
@@ -82,7 +82,7 @@ class Case:
     page: dict[str, Any]  # the same by the page's controls
     answer: Answer
     page_answer: Answer  # its header says what the controls ask for
-    wire: list[Any]  # lines for the page: the header, then the short ones
+    wire: list[Any]  # lines for the page: the header, then the lines of steps and other records
 
 
 class Answer:

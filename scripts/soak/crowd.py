@@ -26,7 +26,7 @@ from scripts.space_check import tail
 
 
 def came(attacks: Counter[str], counted: Counter[str]) -> list[str]:
-    """A line for each attack that never came, or that the server's own counters missed."""
+    """A line for each attack that never came, or that the server's counters missed."""
     never = [kind for kind in ATTACKS if not attacks[kind]]
     unseen = [kind for kind, name in COUNTED.items() if attacks[kind] and not counted[name]]
     return [f"attack {kind} never came" for kind in never] + [f"the server counted no {kind}" for kind in unseen]

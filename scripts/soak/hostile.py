@@ -148,7 +148,7 @@ class Hostile(Guest):
             self.log.repelled["flood"] += isinstance(outcome, Exception)
 
     async def half_closed(self) -> None:
-        """Ask, close the own half of the connection, and read on for a moment."""
+        """Ask, close this half of the connection, and read on for a moment."""
         async with self.connection() as (reader, writer):
             writer.write(self.head("GET", "/info"))
             writer.write_eof()
@@ -187,7 +187,7 @@ ATTACKS: dict[str, Callable[[Any], Awaitable[None]]] = {
     "parameters": Hostile.parameters,
 }
 Hostile.kinds = ATTACKS
-# The server's own counter of each; a hostile prompt counts as any run.
+# The server's counter of each; a hostile prompt counts as any run.
 COUNTED = {
     "unread": "unread",
     "upload": "uploads_broken",

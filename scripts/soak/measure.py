@@ -15,7 +15,7 @@ from pathlib import Path
 from scripts.soak.app import Waited
 
 LATE_THREADS = 1  # a worker that libraries start once, on first use; a leak grows with the visits
-AHEAD = 2  # most runs of another address before one's own: the running one, and one turn
+AHEAD = 2  # most runs of one other address before a waiting run: the run under way, and one turn
 PEAK = 500_000  # most kB that the memory may grow by during the visits
 REST = 12  # seconds until the server's idle worker threads end (anyio's 10, and a margin)
 
@@ -26,7 +26,7 @@ class Held:
 
     threads: int
     files: int  # descriptors
-    uploads: int  # in Gradio's own temporary folder
+    uploads: int  # in Gradio's temporary folder
     temporary: list[str]  # any other temporary file
 
 
@@ -50,14 +50,14 @@ class Server:
         return Path("/proc") / str(self.pid) / name
 
     async def watch(self) -> None:
-        """Note the memory once a second, until cancelled."""
+        """Record the memory once a second, until cancelled."""
         started = time.monotonic()
         while True:
             self.memory.append(((time.monotonic() - started) / 60, self.resident()))
             await asyncio.sleep(1)
 
     async def held(self) -> Held:
-        """Count its resources once threads and descriptors have settled: each second, for at most `REST`."""
+        """Count the resources once threads and descriptors have settled, or after `REST` seconds."""
         counts = self.counts()
         seen: list[tuple[int, int]] = []
         while counts not in seen[-2:] and len(seen) < REST:  # the last connections close a little later
@@ -87,22 +87,22 @@ def slope(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def within_peak(base: int, memory: list[tuple[float, int]]) -> list[str]:
-    """A line if the memory was ever too far above `base` kB."""
+    """Failures: a line if the memory rose by more than `PEAK` above `base` kB."""
     peak = max((kb for _, kb in memory), default=base)
     return [f"the memory rose from {base} to {peak} kB"] if peak > base + PEAK else []
 
 
 def most_ahead(runs: list[Waited]) -> int:
-    """The most runs that one other address began while a run waited, minus the turns that the own address took.
+    """The most runs that a single other address began while a run waited, minus the turns of the run's address.
 
-    Runs of one address begin in the order of asking. Earlier ones of the own address may have taken turns meanwhile,
-    also if their visitor is gone: all of them count that were not seen to begin before this run was asked for.
+    Runs of an address begin in the order of asking. Earlier runs of the waiting run's address may have taken turns
+    meanwhile, also if their visitor is gone: all count that were not seen to begin before the waiting run was queued.
     """
     most = 0
     for run in (run for run in runs if run.began < math.inf):
-        earlier = [own for own in runs if own.address == run.address and own.joined < run.joined]
-        gone = max((own.joined for own in earlier if own.began < run.joined), default=-math.inf)
-        turns = sum(own.joined > gone for own in earlier)
+        earlier = [other for other in runs if other.address == run.address and other.joined < run.joined]
+        gone = max((other.joined for other in earlier if other.began < run.joined), default=-math.inf)
+        turns = sum(other.joined > gone for other in earlier)
         before = Counter(other.address for other in runs if run.joined < other.began < run.began)
         del before[run.address]
         most = max(most, *(count - turns for count in before.values()), 0)
@@ -110,7 +110,7 @@ def most_ahead(runs: list[Waited]) -> int:
 
 
 def hold_still(before: Held, after: Held) -> list[str]:
-    """Resources that the server held afterwards and not before, a line each."""
+    """Failures: a line for each resource of which the server holds more afterwards than before."""
     left = [
         f"left over: {getattr(after, name)} {name}, {getattr(before, name)} before"
         for name, late in (("threads", LATE_THREADS), ("files", 0))

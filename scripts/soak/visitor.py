@@ -257,7 +257,7 @@ class Visitor(Guest):
             status = last["output"]["data"][self.app.outputs.index("ld-status")]
             hold(status["kind"] == "error", f"the page took {controls}: {status}")
             one_line(status["text"], word)
-        else:  # refused by Gradio's own reading of a control
+        else:  # Gradio refuses it when it reads the control
             one_line(last["output"].get("error"), word)
         for wanted in (["0" * 32, "trace"], [None, "html"], "junk"):
             body = {"data": wanted, "component_id": self.app.live, "fn_name": "export_run"}

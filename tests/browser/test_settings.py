@@ -17,7 +17,6 @@ from lora_drop.method.cost import (
     kv_bytes,
     kv_saved,
     speed_bound,
-    step_bytes,
 )
 from lora_drop.method.schedule import Schedule, dropped_layers
 from tests.support.page import (
@@ -169,11 +168,7 @@ def test_the_javascript_computes_what_python_does(server, open_page):
                 early: Array.from({ length: 39 }, (_, i) => {
                     const refreshes = c.happened.filter((step) => step <= i + 1).length;
                     const lastRefresh = c.happened.findLast((step) => step <= i + 1) ?? 0;
-                    const happened = { isLora: !c.happened.includes(i + 1), refreshes, lastRefresh };
-                    return [
-                        S.stepBytes(shape, schedule, i + 1, c.prompt, 1, c.rank, true, happened),
-                        S.kvTokens(schedule, c.prompt, i + 1, refreshes, lastRefresh),
-                    ];
+                    return S.kvTokens(schedule, c.prompt, i + 1, refreshes, lastRefresh);
                 }),
             };
         })""",
@@ -195,11 +190,9 @@ def test_the_javascript_computes_what_python_does(server, open_page):
         )
         assert got["kinds"] == [schedule.kind(step) for step in range(20)]
         happened = case["happened"]
-        for step, (read, held) in enumerate(got["early"], start=1):
+        for step, held in enumerate(got["early"], start=1):
             now = {"refreshes": sum(s <= step for s in happened)}
             now["last_refresh"] = max((s for s in happened if s <= step), default=0)
-            lora = step not in happened
-            assert read == step_bytes(shape, schedule, step, case["prompt"], 1, corrections, lora=lora, **now)
             entries = shape.kv_per_token * held
             assert entries == kv_bytes(shape, schedule, case["prompt"], step, 1, **now)
     halves = {0.5: 0, 1.5: 2, 2.5: 2, 6.5: 6, 3.7: 4, -0.5: 0}

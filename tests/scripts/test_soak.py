@@ -24,7 +24,7 @@ from lora_drop.ui import callbacks
 from lora_drop.ui import page as layout
 from lora_drop.ui.serve import gradio_queue
 from lora_drop.ui.serve import space as zero
-from lora_drop.ui.serve.kept import RecentTraces, Stops
+from lora_drop.ui.serve.runs import RecentTraces, Stops
 from lora_drop.ui.serve.visits import Visits
 from scripts.soak import app as soak_app
 from scripts.soak.app import Soak, Waited

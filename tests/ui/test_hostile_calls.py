@@ -21,7 +21,7 @@ from lora_drop.models.pool import ModelPool
 from lora_drop.run.trace.trace import parse_trace
 from lora_drop.ui.api import functions
 from lora_drop.ui.safe_zone.callbacks import SafeZone
-from lora_drop.ui.serve.kept import Stops
+from lora_drop.ui.serve.runs import Stops
 from tests.support.calls import press_run, refused
 from tests.support.fuzzing import CORPUS, TRIED, anything, one_line, profile, strict_json, texts
 

@@ -27,7 +27,7 @@ from lora_drop.ui.safe_zone.callbacks import (
     stored_sweep,
 )
 from lora_drop.ui.safe_zone.views import NO_POINTS, NO_STOPS
-from lora_drop.ui.serve.kept import Stops
+from lora_drop.ui.serve.runs import Stops
 
 VISITOR = SimpleNamespace(session_hash="visitor")
 

@@ -2,8 +2,8 @@
 
 import { cellKind, skips, stepWords, triggerWords } from "../kinds.js";
 import { isAdaptive, writesKv } from "../schedule.js";
-import { Chart } from "./chart.js";
-import { baseLayout, color } from "./layout.js";
+import { Heatmap } from "./heatmap.js";
+import { color } from "./layout.js";
 
 /** A cell's value is the index of its kind here; the colours have these names. */
 const KINDS = ["full", "refresh", "early", "dropped"];
@@ -14,39 +14,20 @@ const WORDS = {
   early: "runs, and renews what is reused, early: ",
 };
 
-export class ActivityChart extends Chart {
-  /** @param {HTMLElement} figure */
-  constructor(figure) {
-    super(figure);
-    this.drawn = 0; // steps
-    /** @type {number[][]} by layer and step */
-    this.z = [];
-    /** @type {string[][]} */
-    this.words = [];
-    /** @type {Set<number>} */
-    this.dropped = new Set();
-  }
+export class ActivityChart extends Heatmap {
+  unit = "layer";
+  /** @type {Set<number>} */
+  dropped = new Set();
 
   setUp() {
     const layers = this.run.focus.schedule.numLayers;
     this.drawn = 0;
     this.z = Array.from({ length: layers }, () => []);
-    this.words = Array.from({ length: layers }, () => []);
-    this.traces = [
-      {
-        type: "heatmap",
-        x0: 0,
-        dx: 1,
-        z: this.z,
-        zmin: -0.5,
-        zmax: KINDS.length - 0.5,
-        showscale: false,
-        hovertemplate: "step %{x}, layer %{y}<extra></extra>",
-      },
-    ];
+    this.tips = Array.from({ length: layers }, () => []);
     this.dropped = new Set(this.run.focus.schedule.dropped);
     this.figure.dataset.adaptive = String(isAdaptive(this.run.focus.schedule));
-    this.paint();
+    const hovertemplate = "step %{x}, layer %{y}<extra></extra>";
+    this.setTrace({ zmin: -0.5, zmax: KINDS.length - 0.5, showscale: false, hovertemplate });
   }
 
   paint() {
@@ -69,23 +50,15 @@ export class ActivityChart extends Chart {
         let kind = cellKind(skips(stepKind), this.dropped.has(layer));
         if (trigger && kind === "refresh") kind = "early";
         this.z[layer].push(KINDS.indexOf(kind));
-        this.words[layer].push(kind === "early" ? words.early + triggerWords[trigger ?? ""] : words[kind]);
+        this.tips[layer].push(kind === "early" ? words.early + triggerWords[trigger ?? ""] : words[kind]);
       }
     }
     this.isDue = true;
   }
 
-  /** @param {number} step */
-  forget(step) {
-    const [trace] = this.traces;
-    const gone = step - trace.x0;
-    for (const row of [...this.z, ...this.words]) row.splice(0, gone);
-    trace.x0 = step;
-  }
-
   finish() {
     Object.assign(this.traces[0], {
-      text: this.words,
+      text: this.tips,
       hovertemplate: "step %{x}, layer %{y}<br>%{text}<extra></extra>",
     });
   }
@@ -93,19 +66,11 @@ export class ActivityChart extends Chart {
   columns() {
     const { steps, schedule } = this.run.focus;
     const x = (this.z[0] ?? []).map((_, i) => this.traces[0].x0 + i);
-    const skipped = x.map((_, i) => this.z.flatMap((row, layer) => (row[i] >= KINDS.indexOf("dropped") ? [layer] : [])));
+    const skipped = x.map((_, i) => this.z.flatMap((row, layer) => (row[i] === KINDS.indexOf("dropped") ? [layer] : [])));
     return [
       { name: "step", x, y: x.map((step) => stepWords[steps[step].kind]) },
       { name: "layers that run", x, y: skipped.map((layers) => schedule.numLayers - layers.length) },
       { name: "skipped layers", x, y: skipped.map((layers) => layers.join(", ") || "none") },
     ];
-  }
-
-  layout() {
-    const layout = baseLayout(this, "layer");
-    layout.yaxis.range = [-0.5, this.z.length - 0.5];
-    layout.yaxis.showgrid = false;
-    layout.yaxis.zeroline = false;
-    return layout;
   }
 }

@@ -1,4 +1,6 @@
-/* What the drawings on a canvas share: a pen of the screen's resolution, and one drawing a frame at most. */
+/* Shared by the drawings on a canvas: a pen of the screen's resolution, and at most one drawing a frame. */
+
+import { withNextFrame } from "../dom.js";
 
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("../store.js").State} State */
@@ -13,16 +15,10 @@
  * @param {(run: Run, state: State) => void} draw
  */
 export function redraw(figure, canvas, store, keys, draw) {
-  let isAsked = false;
-  const ask = () => {
-    if (isAsked || !store.state.run) return;
-    isAsked = true;
-    requestAnimationFrame(() => {
-      isAsked = false;
-      const { run } = store.state;
-      if (run && canvas.offsetWidth) draw(run, store.state);
-    });
-  };
+  const ask = withNextFrame(() => {
+    const { run } = store.state;
+    if (run && canvas.offsetWidth) draw(run, store.state);
+  });
   store.subscribe(keys, ask);
   new ResizeObserver(ask).observe(figure);
   new MutationObserver(ask).observe(document.body, { attributes: true, attributeFilter: ["class"] });

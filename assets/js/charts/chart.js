@@ -11,7 +11,7 @@ import { byStep } from "./table.js";
 /** @typedef {import("../run.js").Run} Run */
 /** @typedef {import("../run.js").Step} Step */
 
-const FIRST_SPAN = 512; // longest x axis at first, in steps
+const FIRST_SPAN = 512; // steps of the x axis at first, unless fewer are planned: a longer axis is hard to read
 const WINDOW = 1024; // latest steps drawn while a longer run streams; at its end all are drawn
 const CONFIG = {
   responsive: false, // a ResizeObserver does it, also when a column changes and not the window
@@ -33,7 +33,7 @@ export class Chart {
     this.span = 1;
     this.unit = ""; // of the y axis
     this.revision = 0;
-    /** @type {any[]} what Plotly draws */
+    /** @type {any[]} lines and heatmaps that Plotly draws */
     this.traces = [];
     this.visible = false; // until it comes into view
     this.isDrawn = false;
@@ -42,12 +42,9 @@ export class Chart {
     this.isListening = false;
     /** @type {number | null} */
     this.cursorStep = null;
-    this.cursor = make("div", "ld-cursor");
-    this.cursor.hidden = true;
-    this.plot.after(this.cursor);
-    this.pointer = make("div", "ld-cursor ld-pointer"); // the reader's pointer in another chart
-    this.pointer.hidden = true;
-    this.cursor.after(this.pointer);
+    this.cursor = Object.assign(make("div", "ld-cursor"), { hidden: true });
+    this.pointer = Object.assign(make("div", "ld-cursor ld-pointer"), { hidden: true }); // the reader's, in another chart
+    this.plot.after(this.cursor, this.pointer);
     /** @type {[number, number] | null} the steps that the reader zoomed to, in any chart */
     this.zoom = null;
     /** @type {((step: number, point: any) => void) | null} called when the reader picks a step */
@@ -89,7 +86,7 @@ export class Chart {
    */
   begin(run) {
     this.current = run;
-    this.span = firstSpan(run);
+    this.span = Math.max(1, Math.min(run.planned, FIRST_SPAN));
     this.from = 0;
     this.zoom = null;
     this.isDrawn = this.isFinished = false;
@@ -157,15 +154,11 @@ export class Chart {
   }
 
   /**
-   * Show the reader's pointer in another chart.
+   * Put a line, the cursor's or the pointer's, at a step; returns its place, or null if it is hidden.
    *
+   * @param {HTMLElement} line
    * @param {number | null} step
    */
-  pointTo(step) {
-    this.place(this.pointer, step);
-  }
-
-  /** Put a line at a step; returns its place, or null if it is hidden. */
   place(line, step) {
     const left = this.placeOf(step);
     line.hidden = left === null;
@@ -314,13 +307,6 @@ export class Chart {
 }
 
 /**
- * Length of the x axis at first: the planned length, if that is not too long to read.
- *
- * @param {Run} run
- */
-const firstSpan = (run) => Math.max(1, Math.min(run.planned, FIRST_SPAN));
-
-/**
  * Length of the x axis at step `last`: doubled whenever it is full.
  *
  * @param {Run} run
@@ -342,7 +328,7 @@ function spanFor(run, span, last) {
  */
 export function valuesAt(run, step, value) {
   return run.lanes.flatMap((lane) => {
-    const own = lane.steps[step] ? value(lane.steps[step], lane) : null;
-    return own === null ? [] : [/** @type {[number, string]} */ ([own, laneColor(lane.index)])];
+    const y = lane.steps[step] ? value(lane.steps[step], lane) : null;
+    return y === null ? [] : [/** @type {[number, string]} */ ([y, laneColor(lane.index)])];
   });
 }

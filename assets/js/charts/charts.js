@@ -1,4 +1,4 @@
-/* The charts of a view, drawn one a frame so that they do not block the text. */
+/* The charts of a view. Each frame draws one of them, so that they do not block the text. */
 
 import { find } from "../dom.js";
 import { ActivityChart } from "./activity.js";
@@ -64,13 +64,13 @@ export class Charts {
     for (const chart of this.all) {
       chart.onPick = goTo;
       chart.onHover = (hover) => hover !== store.state.hover && store.update({ hover });
-      // The charts have one x axis: a zoom in one is a zoom in all.
+      // The charts share their x axis: a zoom applies to all of them.
       chart.onZoom = (zoom) => {
         for (const other of this.all) if (other !== chart && other.current) this.later(() => other.zoomTo(zoom));
       };
     }
     store.subscribe(["hover"], ({ hover }) => {
-      for (const chart of this.all) if (chart.current) chart.pointTo(hover);
+      for (const chart of this.all) if (chart.current) chart.place(chart.pointer, hover);
     });
     this.activity.onPick = (step, { y }) => {
       goTo(step);
@@ -85,24 +85,17 @@ export class Charts {
 
   /** Follow size, visibility, print and theme. */
   observe() {
-    const resize = new ResizeObserver((entries) => {
-      for (const { target } of entries) {
-        const chart = this.all.find((one) => one.plot === target);
-        if (!chart?.plot.data || !chart.plot.offsetWidth) continue;
+    for (const chart of this.all) {
+      new ResizeObserver(() => {
+        if (!chart.plot.data || !chart.plot.offsetWidth) return;
         plotly().Plots.resize(chart.plot).then(() => chart.moveCursor(chart.cursorStep));
-      }
-    });
-    for (const chart of this.all) resize.observe(chart.plot);
-    // A chart is drawn, and catches up, when it comes into view.
-    const seen = new IntersectionObserver((entries) => {
-      for (const { target, isIntersecting } of entries) {
-        const chart = this.all.find((one) => one.figure === target);
-        if (!chart) continue;
-        chart.visible = isIntersecting;
-        if (isIntersecting) this.later(() => (chart.current ? chart.update() : chart.prepare()));
-      }
-    });
-    for (const chart of this.all) seen.observe(chart.figure);
+      }).observe(chart.plot);
+      // A chart is drawn, and catches up, when it comes into view.
+      new IntersectionObserver((entries) => {
+        chart.visible = entries[entries.length - 1].isIntersecting;
+        if (chart.visible) this.later(() => (chart.current ? chart.update() : chart.prepare()));
+      }).observe(chart.figure);
+    }
     window.addEventListener("beforeprint", () => {
       if (this.store.state.run) for (const chart of this.all) this.complete(chart.figure);
     });
@@ -117,7 +110,7 @@ export class Charts {
    * @param {HTMLElement} figure
    */
   complete(figure) {
-    const chart = this.all.find((one) => one.figure === figure);
+    const chart = this.all.find((other) => other.figure === figure);
     if (!chart) return;
     // Finish the waiting work first: a new run may not have started in all charts.
     for (let piece; (piece = this.queue.shift()); ) piece();

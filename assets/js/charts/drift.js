@@ -14,25 +14,21 @@ const isNumber = (value) => value !== null;
 const meanOf = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 export class DriftChart extends Chart {
-  /** @param {HTMLElement} figure */
-  constructor(figure) {
-    super(figure);
-    this.drawn = 1; // steps; prefill has no audit
-    /** @type {import("../run.js").Lane[]} other lanes that skip layers */
-    this.others = [];
-    /** @type {number[]} */
-    this.othersDrawn = [];
-    /** @type {number | null} layer whose drift is drawn beside the mean */
-    this.layer = null;
-    /** @type {number[]} by step */
-    this.means = [];
-    /** @type {Record<number, {x: (number | null)[], y: (number | null)[]}>} lines at refreshes, drawn at the end */
-    this.refreshes = {};
-    /** @type {HTMLButtonElement | null} */
-    this.chip = null;
-    /** @type {() => void} called when the reader wants the mean alone */
-    this.onBack = () => {};
-  }
+  drawn = 1; // steps; prefill has no audit
+  /** @type {import("../run.js").Lane[]} other lanes that skip layers */
+  others = [];
+  /** @type {number[]} */
+  othersDrawn = [];
+  /** @type {number | null} layer whose drift is drawn beside the mean */
+  layer = null;
+  /** @type {number[]} by step */
+  means = [];
+  /** @type {Record<number, {x: (number | null)[], y: (number | null)[]}>} lines at refreshes, drawn at the end */
+  refreshes = {};
+  /** @type {HTMLButtonElement | null} */
+  chip = null;
+  /** @type {() => void} called when the reader wants the mean alone */
+  onBack = () => {};
 
   setUp() {
     this.drawn = 1; // prefill has no audit
@@ -66,7 +62,7 @@ export class DriftChart extends Chart {
     this.paint();
   }
 
-  /** Index of the shown layer among the skipped ones; -1 if it is not skipped. */
+  /** Index of `layer` among the skipped layers; -1 if it is not skipped. */
   get row() {
     return this.layer === null ? -1 : this.run.focus.schedule.dropped.indexOf(this.layer);
   }
@@ -93,7 +89,7 @@ export class DriftChart extends Chart {
     this.apply();
   }
 
-  /** Draw a button that names the shown layer and removes it. */
+  /** Draw a button that names `layer` and, pressed, removes its line. */
   drawChip() {
     this.chip?.remove();
     if (this.layer === null) return;
@@ -111,21 +107,21 @@ export class DriftChart extends Chart {
    */
   at(step) {
     const { focus } = this.run;
-    const own = focus.audits.get(step)?.drift[this.row] ?? null;
+    const ofLayer = focus.audits.get(step)?.drift[this.row] ?? null;
     /** @type {[number | null | undefined, string][]} */
-    const all = [[this.means[step], laneColor(focus.index)], [own, color("ink")]];
+    const all = [[this.means[step], laneColor(focus.index)], [ofLayer, color("ink")]];
     return all.flatMap(([value, tint]) => (typeof value === "number" ? [/** @type {[number, string]} */ ([value, tint])] : []));
   }
 
   paint() {
-    const [own, refresh, early] = [laneColor(this.run.focus.index), color("refresh"), color("early")];
+    const [ofLane, refresh, early] = [laneColor(this.run.focus.index), color("refresh"), color("early")];
     // The closer the lines, the fainter they are: every other step they would hide the plot.
     const density = Math.min(1, this.run.focus.schedule.period / 8);
     this.traces[REFRESHES].line = { width: 1, color: faded(refresh, 0.1 + 0.4 * density) };
-    this.traces[MOST].fillcolor = faded(own, 0.16);
-    this.traces[MEAN].line = { width: 1.75, color: own };
+    this.traces[MOST].fillcolor = faded(ofLane, 0.16);
+    this.traces[MEAN].line = { width: 1.75, color: ofLane };
     this.traces[DOTS].marker = { size: 5, color: refresh };
-    // The same for early refreshes, whose number is not known beforehand.
+    // The same for early refreshes, whose number nobody knows before the end.
     const crowd = Math.min(1, 25 / (1 + (this.refreshes[EARLY].x.length) / 3));
     this.traces[EARLY].line = { width: 1, dash: "dot", color: faded(early, 0.12 + 0.38 * crowd) };
     this.traces[EARLY_DOTS].marker = { size: 6, color: early, symbol: "diamond" };

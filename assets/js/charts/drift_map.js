@@ -1,35 +1,19 @@
 /* Skipped layers by steps: the drift of each. */
 
-import { Chart } from "./chart.js";
-import { baseLayout, color, isTalk, laneColor, talkSize } from "./layout.js";
+import { Heatmap } from "./heatmap.js";
+import { color, isTalk, laneColor, talkSize } from "./layout.js";
 
-export class DriftMap extends Chart {
-  /** @param {HTMLElement} figure */
-  constructor(figure) {
-    super(figure);
-    this.drawn = 1; // steps; prefill has no audit
-    /** @type {(number | null)[][]} by skipped layer and step */
-    this.z = [];
-  }
+export class DriftMap extends Heatmap {
+  unit = "skipped layer";
 
   setUp() {
     const { dropped } = this.run.focus.schedule;
-    this.drawn = 1;
-    this.z = dropped.map(() => [null]); // prefill has no audit
+    this.drawn = 1; // prefill has no audit
+    this.z = dropped.map(() => [null]);
+    this.tips = dropped.map((layer) => [layer]);
     const hovertemplate = "step %{x}, layer %{customdata}: %{z:.3f}<extra></extra>";
-    this.traces = [
-      {
-        type: "heatmap",
-        x0: 0,
-        dx: 1,
-        z: this.z,
-        customdata: dropped.map((layer) => Array(1).fill(layer)),
-        zmin: 0,
-        hovertemplate,
-        colorbar: { thickness: 8, len: 1, outlinewidth: 0, xpad: 4, ypad: 0 },
-      },
-    ];
-    this.paint();
+    const colorbar = { thickness: 8, len: 1, outlinewidth: 0, xpad: 4, ypad: 0 };
+    this.setTrace({ customdata: this.tips, zmin: 0, hovertemplate, colorbar });
   }
 
   paint() {
@@ -46,17 +30,9 @@ export class DriftMap extends Chart {
     for (let audit; (audit = audits.get(this.drawn)); this.drawn++) {
       const { drift } = audit;
       this.z.forEach((row, i) => row.push(drift[i]));
-      schedule.dropped.forEach((layer, i) => this.traces[0].customdata[i].push(layer));
+      schedule.dropped.forEach((layer, i) => this.tips[i].push(layer));
     }
     if (this.drawn > before) this.isDue = true;
-  }
-
-  /** @param {number} step */
-  forget(step) {
-    const [trace] = this.traces;
-    const gone = step - trace.x0;
-    for (const row of [...this.z, ...trace.customdata]) row.splice(0, gone);
-    trace.x0 = step;
   }
 
   columns() {
@@ -67,16 +43,10 @@ export class DriftMap extends Chart {
 
   layout() {
     const { dropped } = this.run.focus.schedule;
-    const layout = baseLayout(this, "skipped layer");
+    const layout = super.layout();
     const every = Math.ceil(dropped.length / 8);
-    const shown = dropped.map((_, i) => i).filter((i) => i % every === 0);
-    Object.assign(layout.yaxis, {
-      range: [-0.5, Math.max(dropped.length, 1) - 0.5],
-      tickvals: shown,
-      ticktext: shown.map((i) => String(dropped[i])),
-      showgrid: false,
-      zeroline: false,
-    });
+    const ticks = dropped.map((_, i) => i).filter((i) => i % every === 0);
+    Object.assign(layout.yaxis, { tickvals: ticks, ticktext: ticks.map((i) => String(dropped[i])) });
     return layout;
   }
 }

@@ -5,119 +5,115 @@ import { Chart, valuesAt } from "./chart.js";
 import { laneColor } from "./layout.js";
 
 /** @typedef {import("../run.js").Lane} Lane */
+/** @typedef {{x: number[], y: number[]}} Points */
 
-class LinesChart extends Chart {
-  /** @param {HTMLElement} figure */
-  constructor(figure) {
-    super(figure);
-    /** @type {Lane[]} lanes with a line */
-    this.lanes = [];
-    /** @type {number[]} number of drawn steps of each */
-    this.drawn = [];
-  }
+/** Milliseconds of each step. */
+export class TimeChart extends Chart {
+  unit = "ms";
+  digits = 2; // of a value
+  tracesPerLane = 1;
+  /** @type {Lane[]} lanes with a line */
+  lanes = [];
+  /** @type {number[]} number of drawn steps of each */
+  drawn = [];
 
   /**
    * True if a lane has a line.
    *
    * @param {Lane} _lane
    */
-  shows(_lane) {
+  hasLine(_lane) {
     return true;
   }
 
   /**
-   * True if a step has arrived.
+   * True if a step's value has arrived.
    *
    * @param {Lane} lane
    * @param {number} step
    */
-  isThere(lane, step) {
+  hasArrived(lane, step) {
     return step < lane.steps.length;
+  }
+
+  /**
+   * @param {Lane} lane
+   * @param {number} step
+   * @returns {number | null}
+   */
+  valueOf(lane, step) {
+    return lane.steps[step].ms;
   }
 
   /**
    * A lane's traces, without points.
    *
-   * @param {Lane} _lane
-   * @param {string} _name
+   * @param {string} name of the lane
    * @returns {any[]}
    */
-  tracesOf(_lane, _name) {
-    return [];
-  }
-
-  /**
-   * Add a lane's point of a step to its traces, which start at index `_at`.
-   *
-   * @param {Lane} _lane
-   * @param {number} _step
-   * @param {{x: number[], y: number[]}[]} _add
-   * @param {number} _at
-   */
-  point(_lane, _step, _add, _at) {}
-
-  setUp() {
-    this.lanes = this.run.lanes.filter((lane) => this.shows(lane));
-    this.drawn = this.lanes.map(() => 1); // the first decode step
-    this.traces = this.lanes.flatMap((lane) => this.tracesOf(lane, this.run.plainLabels[lane.index]));
-    this.paint();
-  }
-
-  extend() {
-    const perLane = this.traces.length / Math.max(1, this.lanes.length);
-    const add = this.noPoints();
-    this.lanes.forEach((lane, i) => {
-      for (; this.isThere(lane, this.drawn[i]); this.drawn[i]++) this.point(lane, this.drawn[i], add, i * perLane);
-    });
-    this.grow(add);
-  }
-}
-
-/** Milliseconds of each step. */
-export class TimeChart extends LinesChart {
-  unit = "ms";
-
-  /**
-   * @param {Lane} lane
-   * @param {string} name
-   */
-  tracesOf(lane, name) {
-    const hovertemplate = `step %{x}: %{y:.2f} ms<extra>${name}</extra>`;
+  tracesOf(name) {
+    const hovertemplate = `step %{x}: %{y:.${this.digits}f} ${this.unit}<extra>${name}</extra>`;
     return [{ type: "scatter", mode: "lines", x: [], y: [], hovertemplate }];
   }
 
   /**
+   * Add a lane's point of a step to its traces.
+   *
    * @param {Lane} lane
    * @param {number} step
-   * @param {{x: number[], y: number[]}[]} add
-   * @param {number} at
+   * @param {Points[]} traces
    */
-  point(lane, step, add, at) {
-    add[at].x.push(step);
-    add[at].y.push(lane.steps[step].ms);
+  addPoint(lane, step, traces) {
+    const value = this.valueOf(lane, step);
+    if (value === null) return;
+    traces[0].x.push(step);
+    traces[0].y.push(value);
+  }
+
+  setUp() {
+    this.lanes = this.run.lanes.filter((lane) => this.hasLine(lane));
+    this.drawn = this.lanes.map(() => 1); // the first decode step
+    this.traces = this.lanes.flatMap((lane) => this.tracesOf(this.run.plainLabels[lane.index]));
+    this.paint();
+  }
+
+  extend() {
+    const points = this.noPoints();
+    this.lanes.forEach((lane, i) => {
+      const ofLane = points.slice(i * this.tracesPerLane);
+      for (; this.hasArrived(lane, this.drawn[i]); this.drawn[i]++) this.addPoint(lane, this.drawn[i], ofLane);
+    });
+    this.grow(points);
   }
 
   paint() {
-    this.lanes.forEach((lane, i) => (this.traces[i].line = { width: 1.25, color: laneColor(lane.index) }));
+    this.lanes.forEach((lane, i) => {
+      this.traces[i * this.tracesPerLane].line = { width: 1.25, color: laneColor(lane.index) };
+    });
   }
 
   /** @param {number} step */
   at(step) {
-    return step === 0 ? [] : valuesAt(this.run, step, ({ ms }) => ms);
+    return step === 0 ? [] : valuesAt(this.run, step, (_, lane) => this.valueOf(lane, step));
   }
 
+  /** @returns {import("./table.js").Column[]} */
   columns() {
-    const { plainLabels } = this.run;
-    return this.lanes.map((lane, i) => ({ name: `${plainLabels[lane.index]}, ms`, x: this.traces[i].x, y: this.traces[i].y, digits: 2 }));
+    return this.lanes.map((lane, i) => {
+      const { x, y } = this.traces[i * this.tracesPerLane];
+      return { name: `${this.run.plainLabels[lane.index]}, ${this.unit}`, x, y, digits: this.digits };
+    });
   }
 }
 
 /** KL to the full model at each audited step, with a mark where the next token differs. */
-export class KlChart extends LinesChart {
+export class KlChart extends TimeChart {
   unit = "nats";
+  digits = 3;
+  tracesPerLane = 2; // the line and the marks
 
   /** @param {Lane} lane */
-  shows(lane) {
+  hasLine(lane) {
     return !isBaseline(lane.schedule);
   }
 
@@ -125,58 +121,47 @@ export class KlChart extends LinesChart {
    * @param {Lane} lane
    * @param {number} step
    */
-  isThere(lane, step) {
+  hasArrived(lane, step) {
     return lane.audits.has(step);
   }
 
   /**
    * @param {Lane} lane
-   * @param {string} name
+   * @param {number} step
    */
-  tracesOf(lane, name) {
-    const hovertemplate = `step %{x}: %{y:.3f} nats<extra>${name}</extra>`;
-    const both = { type: "scatter", x: [], y: [], hovertemplate };
-    return [
-      { ...both, mode: "lines" },
-      { ...both, mode: "markers" },
-    ];
+  valueOf(lane, step) {
+    return lane.audits.get(step)?.kl ?? null;
+  }
+
+  /** @param {string} name */
+  tracesOf(name) {
+    const [line] = super.tracesOf(name);
+    return [line, { ...line, mode: "markers", x: [], y: [] }];
   }
 
   /**
    * @param {Lane} lane
    * @param {number} step
-   * @param {{x: number[], y: number[]}[]} add
-   * @param {number} at
+   * @param {Points[]} traces
    */
-  point(lane, step, add, at) {
-    const audit = lane.audits.get(step);
-    if (!audit || audit.kl === null) return;
-    for (const trace of audit.agrees ? [at] : [at, at + 1]) {
-      add[trace].x.push(step);
-      add[trace].y.push(audit.kl);
-    }
+  addPoint(lane, step, traces) {
+    super.addPoint(lane, step, traces);
+    if (!lane.audits.get(step)?.agrees) super.addPoint(lane, step, traces.slice(1));
   }
 
   paint() {
+    super.paint();
     this.lanes.forEach((lane, i) => {
-      this.traces[2 * i].line = { width: 1.25, color: laneColor(lane.index) };
-      this.traces[2 * i + 1].marker = { size: 7, symbol: "x-thin", line: { width: 1.5, color: laneColor(lane.index) } };
+      const line = { width: 1.5, color: laneColor(lane.index) };
+      this.traces[2 * i + 1].marker = { size: 7, symbol: "x-thin", line };
     });
   }
 
-  /** @param {number} step */
-  at(step) {
-    return valuesAt(this.run, step, (_, lane) => lane.audits.get(step)?.kl ?? null);
-  }
-
   columns() {
-    return this.lanes.flatMap((lane, i) => {
-      const name = this.run.plainLabels[lane.index];
+    return super.columns().flatMap((column, i) => {
       const { x } = this.traces[2 * i + 1];
-      return [
-        { name: `${name}, nats`, x: this.traces[2 * i].x, y: this.traces[2 * i].y, digits: 3 },
-        { name: `${name}, next token`, x, y: Array.from(x, () => "another one") },
-      ];
+      const name = `${this.run.plainLabels[this.lanes[i].index]}, next token`;
+      return [column, { name, x, y: Array.from(x, () => "another one") }];
     });
   }
 }

@@ -6,14 +6,10 @@ import { Chart, valuesAt } from "./chart.js";
 import { color, laneColor } from "./layout.js";
 
 export class MemoryChart extends Chart {
-  /** @param {HTMLElement} figure */
-  constructor(figure) {
-    super(figure);
-    this.unit = "B";
-    this.scale = 1; // bytes of a unit
-    /** @type {number[]} drawn steps of each lane */
-    this.drawn = [];
-  }
+  unit = "B";
+  scale = 1; // bytes of a unit
+  /** @type {number[]} drawn steps of each lane */
+  drawn = [];
 
   setUp() {
     const { lanes, promptTokens, bytesPerToken } = this.run;
@@ -90,8 +86,8 @@ export class MemoryChart extends Chart {
   columns() {
     const { lanes, plainLabels } = this.run;
     return this.traces.map(({ x, y, isAhead }, i) => {
-      const what = i < lanes.length ? "counted" : "formula";
-      return { name: `${plainLabels[i % lanes.length]}, ${what}, ${this.unit}`, x, y, digits: 2, isAhead };
+      const source = i < lanes.length ? "counted" : "formula";
+      return { name: `${plainLabels[i % lanes.length]}, ${source}, ${this.unit}`, x, y, digits: 2, isAhead };
     });
   }
 }

@@ -1,8 +1,8 @@
 /* Two aligned bars that explain the speed: a token of the full model, with the time that skipping saves, and a token of
- * LoRA-Drop, with what repairs and rejected drafts cost. They begin with what either computes. */
+ * LoRA-Drop, with what repairs and rejected drafts cost. Both begin with the time of what either lane computes. */
 
 import { find, make } from "../dom.js";
-import { formatNumber } from "../format.js";
+import { formatNumber, roundUp } from "../format.js";
 
 /** @typedef {import("../records.js").Part} Part */
 
@@ -49,12 +49,12 @@ function drawParts(box, { parts, total, outside, bound }) {
   const mark = make("i", "ld-part-bound");
   mark.style.left = percent(bound ?? 0);
   mark.hidden = bound === null;
-  const own = barOf("LoRA-Drop", "own", [...costs.map(({ id, ms }) => [id, ms]), ...rest("own")], total);
-  find(own, ".ld-parts-bar").append(mark);
+  const skipping = barOf("LoRA-Drop", "own", [...costs.map(({ id, ms }) => [id, ms]), ...rest("own")], total);
+  find(skipping, ".ld-parts-bar").append(mark);
   const bars = find(box, ".ld-parts-bars");
   bars.replaceChildren(
     barOf("Full model", "full", [...saved.map(({ id, ms }) => [`${id} ld-part-saved`, -ms]), ...rest("full")], full),
-    own,
+    skipping,
     axisOf(whole, percent),
   );
   const items = [
@@ -75,8 +75,7 @@ function drawParts(box, { parts, total, outside, bound }) {
  */
 function axisOf(whole, percent) {
   const axis = make("div", "ld-parts-axis");
-  const power = 10 ** Math.floor(Math.log10(whole / 5));
-  const stride = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= whole / 5) ?? whole;
+  const stride = roundUp(whole / 5);
   for (let ms = 0; ms <= whole * ROOM; ms += stride) {
     const mark = make("span", "", ms === 0 ? "0 ms" : formatNumber(ms, Math.max(0, -Math.floor(Math.log10(stride)))));
     mark.style.left = percent(ms);

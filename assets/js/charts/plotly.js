@@ -1,4 +1,4 @@
-/* The part of plotly.js that the page uses. It is loaded before the modules, as a script of its own (components.py). */
+/* The part of plotly.js that the page uses. It is loaded before the modules, as a classic script (components.py). */
 
 /**
  * @typedef {object} PlotlyParts

@@ -2,7 +2,7 @@
  * lanes' clocks, and below it each token, whose width is its time. The pen is a canvas context, or an object with the same
  * calls. */
 
-import { formatNumber } from "../format.js";
+import { formatNumber, roundUp } from "../format.js";
 import { outline } from "./canvas.js";
 import { expectedMs, reached } from "../pace.js";
 import { decodeMs, lastStep, tokensBy } from "../position.js";
@@ -35,8 +35,8 @@ export const raceHeight = (lanes, tall = 1) => lanes * ((ROW.bar + ROW.strip) * 
 
 /** Factor of the bars' height that fills a height. @param {Run} run @param {number} height */
 export function tallFor({ lanes }, height) {
-  const [one, two] = [raceHeight(lanes.length, 1), raceHeight(lanes.length, 2)];
-  return Math.max(0.5, Math.min(4, 1 + (height - one) / (two - one)));
+  const [single, double] = [raceHeight(lanes.length, 1), raceHeight(lanes.length, 2)];
+  return Math.max(0.5, Math.min(4, 1 + (height - single) / (double - single)));
 }
 
 /** @param {number} ms */
@@ -46,8 +46,8 @@ const seconds = (ms) => `${formatNumber(ms / 1000, 2)} s`;
 const reachedWords = (count, ms) => `${formatNumber(count)} ${count === 1 ? "token" : "tokens"}, ${seconds(ms)}`;
 
 /**
- * Number of tokens that the answers of the full model and the main lane are compared at: those of the shorter one. Another
- * lane may stop earlier.
+ * Number of tokens that the answers of the full model and the main lane are compared at: those of the shorter answer.
+ * Another lane may stop earlier.
  *
  * @param {Run} run
  */
@@ -129,7 +129,7 @@ function drawBars(pen, run, moment, bars, size) {
     pen.fillRect(bars.x, y, bars.width, size.bar);
     pen.fillStyle = tint;
     pen.fillRect(bars.x, y, solid * unit, size.bar);
-    // At the end, tokens that a lane wrote after the first one had finished are a thin bar.
+    // At the end, tokens written after the first lane had finished are a thin bar.
     pen.fillRect(bars.x + solid * unit, y + size.bar * (0.5 - LATE / 2), (accepted - solid) * unit, size.bar * LATE);
     if (drafts) outline(pen, [bars.x + accepted * unit, y, drafts * unit, size.bar], tint, 1.5);
     const middle = y + size.bar / 2;
@@ -166,16 +166,16 @@ function drawStrip(pen, run, moment, strip, top, size) {
 
 /** Draw a lane's first tokens, one after the other; the time of rejected drafts comes before the token that replaced them. */
 function drawTokens(pen, lane, tokens, strip, y, height) {
-  const own = laneColor(lane.index);
-  const tints = { lora: faded(own, 0.35), draft: faded(own, 0.35), refresh: color("refresh"), prefill: color("muted") };
-  if (isBaseline(lane.schedule)) tints.refresh = faded(own, 0.6);
+  const tint = laneColor(lane.index);
+  const tints = { lora: faded(tint, 0.35), draft: faded(tint, 0.35), refresh: color("refresh"), prefill: color("muted") };
+  if (isBaseline(lane.schedule)) tints.refresh = faded(tint, 0.6);
   const [rejected, replaced] = [color("rejected"), new Set(lane.rewinds.map(({ to }) => to + 1))];
   const unit = strip.width / strip.span;
   let from = 0;
-  const drawTo = (ms, tint) => {
+  const drawTo = (ms, fill) => {
     const width = (ms - from) * unit;
     if (width < LEAST) return;
-    pen.fillStyle = tint;
+    pen.fillStyle = fill;
     pen.fillRect(strip.x + from * unit, y, width - Math.min(1, width / 5), height);
     from = ms;
   };
@@ -187,9 +187,7 @@ function drawTokens(pen, lane, tokens, strip, y, height) {
 }
 
 function drawAxis(pen, strip, y) {
-  const about = (strip.span * 90) / strip.width;
-  const power = 10 ** Math.floor(Math.log10(about));
-  const stride = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= about) ?? about;
+  const stride = roundUp((strip.span * 90) / strip.width);
   for (let ms = 0; ms <= strip.span; ms += stride) {
     const x = strip.x + (ms / strip.span) * strip.width;
     pen.fillStyle = color("line");

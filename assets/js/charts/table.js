@@ -1,7 +1,7 @@
 /* A chart's data as a table, for readers who cannot see the chart or want its numbers. It is filled when it is unfolded,
  * and again when the run has ended: while a run streams it costs nothing. */
 
-import { find, make, makeHead, makeRow } from "../dom.js";
+import { find, make, makeHead, makeRow, makeTable } from "../dom.js";
 import { formatNumber } from "../format.js";
 
 /**
@@ -78,10 +78,6 @@ export function addRunTable(figure, store, tableOf) {
 
 /** @param {Table} table */
 export function drawn({ caption, head, rows }) {
-  const node = make("table", "ld-table");
-  const [top, body] = [make("thead"), make("tbody")];
-  top.append(makeRow(...head.map((name) => makeHead(name))));
-  body.append(...rows.map(([name, ...cells]) => makeRow(makeHead(name, "row"), ...cells)));
-  node.append(make("caption", "", caption), top, body);
-  return node;
+  const lines = rows.map(([name, ...cells]) => makeRow(makeHead(name, "row"), ...cells));
+  return makeTable("ld-table", caption, head, lines);
 }

@@ -1,4 +1,4 @@
-/* What was measured of settings, or of the nearest ones. Python makes the rows, their words and the limits
+/* The measured results of the nearest setting. Python makes the rows, their words and the limits
  * (lora_drop/run/results/forecast.py). */
 
 import { acceptedShare, isAdaptive, verifies } from "../schedule.js";
@@ -37,7 +37,7 @@ export function expectedOf({ model, settings, presets }, schedule, bank) {
     Math.abs(Math.log2(row.period / schedule.period)) / 2 +
     2 * Math.abs(row.accept - (schedule.accept ?? 0));
   const measured = rows.filter(isAlike).map((row) => ({ row, distance: apart(row) }));
-  const nearest = measured.sort((one, two) => one.distance - two.distance)[0];
+  const nearest = measured.sort((a, b) => a.distance - b.distance)[0];
   if (!nearest || nearest.distance > near) return null;
   const { label, reads, regret, chance } = nearest.row;
   const accepted = chance === null ? null : acceptedShare(chance, schedule.period - 1);

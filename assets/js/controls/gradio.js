@@ -1,4 +1,4 @@
-/* Functions that Gradio's own controls call (lora_drop/ui/run_tab.py and safe_zone/tab.py name them), and the buttons and
+/* Functions that Gradio's controls call (lora_drop/ui/run_tab.py and safe_zone/tab.py name them), and the buttons and
  * facts that Gradio mounts. */
 
 import { readLink } from "../export/link.js";
@@ -107,7 +107,7 @@ export function mountFacts(props, watch, store) {
 }
 
 /**
- * Label the one button: "Show me" shows what LoRA-Drop does; after a control was moved, "Run" runs these settings.
+ * Label the page's button: "Show me" shows what LoRA-Drop does; after a control was moved, "Run" runs these settings.
  *
  * @param {Store} store
  */

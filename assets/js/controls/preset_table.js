@@ -109,7 +109,7 @@ function rowOf(preset) {
 /** A speedup; "–" where none was measured on this machine. @param {number | null} speedup */
 const timesOf = (speedup) => (speedup === null ? "–" : `${formatNumber(speedup, 2)}×`);
 
-/** The row of the full model with the screened head: what of the presets' speed is not LoRA-Drop's own. */
+/** The row of the full model with the screened head: the part of the presets' speed that is not LoRA-Drop's. */
 function headRowOf({ label, period, speedup }) {
   const row = makeRow(makeHead(label, "row"), make("td", "ld-good", "well"), "–", timesOf(speedup), "–");
   row.title = `Skips no layer: a screened head at all steps but every ${period}th, which checks every draft`;

@@ -45,7 +45,7 @@ export function mountRange(element, props, watch, trigger, store) {
 
   for (const handle of [low, high]) {
     handle.addEventListener("input", () => moved(handle));
-    // Gradio dispatches its own `change` when props.value is set; triggering one too would fire twice.
+    // Gradio dispatches `change` when props.value is set: a second one here would fire twice.
     handle.addEventListener("change", () => {
       props.value = [Number(low.value), Number(high.value)];
       trigger("input"); // it also clears exact layers (lora_drop/ui/run_tab.py)
@@ -82,7 +82,7 @@ function drawing(element, low, high) {
     fill.style.left = `${100 * at(lo)}%`;
     fill.style.right = `${100 * (1 - at(hi))}%`;
     value.textContent = `${lo} – ${hi}`;
-    // Where both handles meet, the one that can still move must be on top.
+    // Where both handles meet, the handle that can still move must be on top.
     low.style.zIndex = at(lo) > 0.5 ? "3" : "2";
     high.style.zIndex = at(lo) > 0.5 ? "2" : "3";
   };

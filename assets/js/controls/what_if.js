@@ -1,6 +1,6 @@
 /* The forecast: how the settings read by the nearest measurement, and their bound, saving and pattern, without a run. */
 
-import { find, makeSvg } from "../dom.js";
+import { find, makeSvg, withNextFrame } from "../dom.js";
 import { formatLoss, formatNumber, formatShare } from "../format.js";
 import { cellKind } from "../kinds.js";
 import { isAdaptive, isBaseline, kind, kvSaved, speedBound, varies, verifiedBound, verifies } from "../schedule.js";
@@ -27,20 +27,14 @@ const HEIGHT = 84; // of the pattern, about, in pixels
 export function mountWhatIf(element, props, server, store) {
   const { model, presets: named, settings, table, prompt_tokens: promptTokens } = props;
   store.update({ table, named, promptTokens, settings: { ...settings }, ...(store.state.model ? {} : { model }) });
-  let isAsked = false;
   drawStrip(element, store.state);
   const strip = find(element, ".ld-whatif");
   store.subscribe(["run", "revision", "settings", "prompt", "model", "isUnfolding"], (state) => {
     strip.dataset.ran = String(Boolean(state.run?.isOver) && !state.run?.isRecorded && !state.isUnfolding && !differences(state).length);
   });
-  store.subscribe(["model", "named", "settings", "promptTokens", "preset", "presets"], () => {
-    if (isAsked) return;
-    isAsked = true;
-    requestAnimationFrame(() => {
-      isAsked = false;
-      drawStrip(element, store.state);
-    });
-  });
+  /** @type {(keyof State)[]} */
+  const keys = ["model", "named", "settings", "promptTokens", "preset", "presets"];
+  store.subscribe(keys, withNextFrame(() => drawStrip(element, store.state)));
   countPrompt(server, store);
 }
 
@@ -140,7 +134,7 @@ function countPrompt(server, store) {
       const promptTokens = await server.count_tokens([text, model?.id, settings]);
       if (mine === last && Number.isInteger(promptTokens)) store.update({ promptTokens });
     } catch {
-      // The forecast keeps the last count; a run counts its own.
+      // The forecast keeps the last count; a run counts its prompt again.
     }
   }
 
@@ -176,8 +170,8 @@ function drawPattern(svg, caption, schedule) {
   svg.setAttribute("preserveAspectRatio", "none");
   svg.style.height = `${height}px`;
   svg.replaceChildren(...cells(schedule, dropped, width, height));
-  const what = plain ? "every step runs every layer" : `${schedule.period} steps, the last one full`;
-  svg.setAttribute("aria-label", `Schedule pattern: ${what}; skipped layers ${[...dropped].join(", ") || "none"}`);
+  const pattern = plain ? "every step runs every layer" : `${schedule.period} steps, the last one full`;
+  svg.setAttribute("aria-label", `Schedule pattern: ${pattern}; skipped layers ${[...dropped].join(", ") || "none"}`);
   caption.textContent = plain
     ? `Rows: ${schedule.numLayers} layers. Every step is the same.`
     : `Rows: ${schedule.numLayers} layers. Columns: ${isAdaptive(schedule) ? "up to " : ""}${schedule.period} steps.`;

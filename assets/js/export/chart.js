@@ -56,7 +56,7 @@ function enlarged(plot, size, unit, panel) {
 const hasPoints = (plot) =>
   Boolean(plot.data?.some((trace) => (trace.type === "heatmap" ? trace.z?.[0]?.length : trace.x?.length)));
 
-/** Put a plot's picture on the sheet; the page's own plot does not change. */
+/** Put a plot's picture on the sheet; the plot on the page does not change. */
 async function addPlot(sheet, plot, box, size) {
   if (!hasPoints(plot)) {
     const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];

@@ -77,7 +77,7 @@ export class Gif {
   /** @param {number} color */
   nearest(color) {
     const parts = partsOf(color);
-    const far = this.palette.map((one) => partsOf(one).reduce((sum, part, i) => sum + (part - parts[i]) ** 2, 0));
+    const far = this.palette.map((entry) => partsOf(entry).reduce((sum, part, i) => sum + (part - parts[i]) ** 2, 0));
     const place = far.indexOf(Math.min(...far));
     this.places.set(color, place);
     return place;

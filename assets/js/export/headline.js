@@ -54,7 +54,7 @@ export function addHeadline(sheet, run, { x, y, width }) {
   const size = Math.max(24, Math.min(36, (36 * room) / sheet.measure(title, 36, 700)));
   sheet.text(x, y + 32, title, { size, weight: 700, width: room });
   const words = settingsWords(run);
-  const small = [20, 18, 16, 14].find((one) => sheet.wrap(words, room, one, 2).length <= 2) ?? 14;
+  const small = [20, 18, 16, 14].find((pixels) => sheet.wrap(words, room, pixels, 2).length <= 2) ?? 14;
   sheet.wrap(words, room, small, 1).slice(0, 2).forEach(([start, end], row) => {
     const line = row ? words.slice(start) : words.slice(start, end).replace(/\s·$/, "");
     sheet.text(x, y + 64 + 26 * row, line, { size: small, width: room });

@@ -70,8 +70,8 @@ class Lines {
     // The ellipsis must follow words, not an empty line.
     while (visible.length > 1 && !text.slice(...visible[visible.length - 1]).trim()) visible.pop();
     const [start, end] = visible[visible.length - 1];
-    const kept = sheet.cut(text.slice(start, end), box.width, size, 400, " …").replace(/ ?…$/, "");
-    visible[visible.length - 1] = [start, start + kept.length];
+    const fitted = sheet.cut(text.slice(start, end), box.width, size, 400, " …").replace(/ ?…$/, "");
+    visible[visible.length - 1] = [start, start + fitted.length];
     return visible;
   }
 
@@ -125,7 +125,7 @@ export function addText(sheet, { text, starts, stretches, replaced }, lines, dif
       if (from >= to) continue;
       const mark = drawn.boxAt(row, drawn.at(line, from), drawn.at(line, to));
       if (stretch.isMarked) group.append(node("rect", { ...under(mark, 0.12 * size), fill: sheet.colors.refresh }));
-      // Each stretch has its own place, so that text and mark stay together in another font, and in programs that
+      // Each stretch is placed by itself, so that text and mark stay together in another font, and in programs that
       // collapse spaces.
       const words = text.slice(from, to);
       const left = () => drawn.at(line, from + words.length - words.trimStart().length);

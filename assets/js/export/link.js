@@ -140,7 +140,7 @@ export function readLink(search, labels, table) {
   for (const name of names) {
     const text = query.get(name);
     if (text === null) continue;
-    const setting = table.find((one) => one.name === name);
+    const setting = table.find((entry) => entry.name === name);
     const value = setting ? read(text, setting) : readPrompt(text);
     if (value === undefined) wrong.push(name);
     else values[name] = value;

@@ -42,11 +42,12 @@ export function mountMenu(root, server, store, complete) {
     say("One moment …");
     const { run } = store.state;
     try {
+      if (!run) throw new Error("There is no run yet: start one first.");
       if (kind === "png" || kind === "svg") say(await savePicture(root, run, kind, complete), "done");
       else if (kind === "film") say(await saveFilm(root, run, say), "done");
       else if (kind === "command" || kind === "python") say(await copyCode(run, kind, note), "done");
       else if (kind === "link") say(await copyLink(run, store.state.table, note), "done");
-      else say(await saveFile(run, kind, server), "done");
+      else if (server) say(await saveFile(run, kind, server), "done");
     } catch (error) {
       say(error.message, "error");
     } finally {
@@ -75,12 +76,11 @@ export function mountMenu(root, server, store, complete) {
  * Save a picture of the chosen part.
  *
  * @param {HTMLElement} root
- * @param {Run | null} run
+ * @param {Run} run
  * @param {"png" | "svg"} format
  * @param {(figure: HTMLElement) => void} complete
  */
 async function savePicture(root, run, format, complete) {
-  if (!run) throw new Error("There is no run to draw yet: start one first.");
   /** @type {HTMLSelectElement} */
   const chosen = find(root, ".ld-picture");
   const part = chosen.value;
@@ -98,7 +98,7 @@ async function savePicture(root, run, format, complete) {
  * Save the race as an animated GIF.
  *
  * @param {HTMLElement} root
- * @param {Run | null} run
+ * @param {Run} run
  * @param {(words: string) => void} say
  */
 async function saveFilm(root, run, say) {
@@ -109,12 +109,11 @@ async function saveFilm(root, run, say) {
 /**
  * Save a file that the server makes of the run.
  *
- * @param {Run | null} run
+ * @param {Run} run
  * @param {string} kind
- * @param {ExportServer | null} server
+ * @param {ExportServer} server
  */
 async function saveFile(run, kind, server) {
-  if (!run || !server) throw new Error("There is no run to export yet: start one first.");
   let answer;
   try {
     answer = await server.export_run([run.id, kind]);
@@ -153,12 +152,11 @@ async function copy(text, field, label, note, copied) {
 /**
  * Copy the command or the Python code that repeats a run; the server made both (lora_drop/run/report/commands.py).
  *
- * @param {Run | null} run
+ * @param {Run} run
  * @param {"command" | "python"} kind
  * @param {HTMLElement} note
  */
 async function copyCode(run, kind, note) {
-  if (!run) throw new Error("There is no run to copy yet: start one first.");
   const name = { command: "command", python: "Python code" }[kind];
   return copy(run.header.commands[kind], make("textarea", "ld-code"), `This run as ${name}`, note, `Copied the ${name}.`);
 }
@@ -166,11 +164,10 @@ async function copyCode(run, kind, note) {
 /**
  * Copy the link to a run.
  *
- * @param {Run | null} run
+ * @param {Run} run
  * @param {import("../records.js").Setting[]} table
  * @param {HTMLElement} note
  */
 async function copyLink(run, table, note) {
-  if (!run) throw new Error("There is no run to link to yet: start one first.");
   return copy(linkOf(run, table), make("input", "ld-link"), "Link to this run", note, "The link is on the clipboard.");
 }

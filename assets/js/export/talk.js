@@ -24,7 +24,7 @@ const SLIDES = Object.keys(TITLES);
  */
 export function mountTalk(root, store, loadBuildUp) {
   const button = find(root, "[data-act=talk]");
-  const head = make("h1", "ld-talk-head"); // the page's own heading is not on the slide
+  const head = make("h1", "ld-talk-head"); // the slide hides the page's heading
   root.prepend(head);
   const steps = make("section", "ld-steps");
   root.append(steps);

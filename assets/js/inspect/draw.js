@@ -1,6 +1,6 @@
 /* The inspector's panel: the likeliest tokens, the refresh that followed, the stack of layers. All of it comes from Python. */
 
-import { make, makeButton, makeHead, makeRow } from "../dom.js";
+import { make, makeButton, makeHead, makeRow, makeTable } from "../dom.js";
 import { formatNumber, formatShare } from "../format.js";
 import { stepWords } from "../kinds.js";
 
@@ -90,16 +90,11 @@ function five(name, whose, tokens) {
 /** A table of the layers, the first at the bottom, as in every drawing. */
 function stack({ run }, facts) {
   const hasLens = Boolean(facts.full);
-  const table = make("table", "ld-layers");
   const lens = hasLens ? ["Lens: this lane would say", "Lens: the full model would say"] : [];
-  const body = make("tbody");
-  body.append(...facts.layers.map((layer, index) => layerRow(layer, index, hasLens)).reverse());
-  const top = make("thead");
-  top.append(makeRow(...["Layer", "What it did", "Drift", ...lens].map((name) => makeHead(name))));
+  const rows = facts.layers.map((layer, index) => layerRow(layer, index, hasLens)).reverse();
   const words = `The ${run.header.model.layers} layers at this step, layer 0 at the bottom. Drift: how far a layer's output is from the full model's, as a share of it.`;
   const more = " Lens: the next token if the head read this layer's output.";
-  table.append(make("caption", "", hasLens ? words + more : words), top, body);
-  return table;
+  return makeTable("ld-layers", hasLens ? words + more : words, ["Layer", "What it did", "Drift", ...lens], rows);
 }
 
 function layerRow({ did, drift, lens, full_lens: full }, index, hasLens) {
@@ -113,10 +108,10 @@ function layerRow({ did, drift, lens, full_lens: full }, index, hasLens) {
 function lensCell(tokens) {
   const cell = make("td", "ld-lens");
   for (const [text, chance] of tokens ?? []) {
-    const one = make("code", "", visible(text));
-    one.title = formatShare(chance, 1);
-    one.style.setProperty("--ld-chance", formatShare(Math.sqrt(chance)));
-    cell.append(one, " ");
+    const token = make("code", "", visible(text));
+    token.title = formatShare(chance, 1);
+    token.style.setProperty("--ld-chance", formatShare(Math.sqrt(chance)));
+    cell.append(token, " ");
   }
   return cell;
 }

@@ -16,7 +16,7 @@ const STEPS = new Map([["ArrowRight", 1], ["ArrowLeft", -1], ["ArrowDown", 1], [
 const OFFLINE = "This recorded run has no model: it has the likeliest tokens, but not the lens of the layers.";
 
 /**
- * A click on a token opens the inspector; so do the arrow keys in an answer, which is one tab stop. The talk mode has no
+ * A click on a token opens the inspector; so do the arrow keys in an answer, which is a single tab stop. The talk mode has no
  * inspector.
  *
  * @param {HTMLElement} root
@@ -154,11 +154,11 @@ function onKey(event, current, close) {
  */
 function recorded(run, lane, step) {
   const inside = run.inside;
-  const own = inside?.lanes[lane.id]?.[step];
-  if (!inside || !own) return null;
+  const facts = inside?.lanes[lane.id]?.[step];
+  if (!inside || !facts) return null;
   const drift = lane.audits.get(step)?.drift;
   const driftOf = (layer) => drift?.[lane.schedule.dropped.indexOf(layer)];
-  const [did, , text, refresh] = own.slice(0, 4).map((place) => inside.words[Number(place)]);
+  const [did, , text, refresh] = facts.slice(0, 4).map((place) => inside.words[Number(place)]);
   const others = Object.entries(inside.lanes).filter(([, steps]) => steps[step]);
   return {
     prefix_text: text,

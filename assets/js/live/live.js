@@ -6,7 +6,7 @@ import { mountMethods } from "../charts/methods.js";
 import { mountParts } from "../charts/parts.js";
 import { mountRace } from "../charts/race.js";
 import { mountStack } from "../charts/stack.js";
-import { find } from "../dom.js";
+import { find, withNextFrame } from "../dom.js";
 import { mountLinkNote } from "../export/link.js";
 import { mountMenu } from "../export/menu.js";
 import { mountTalk } from "../export/talk.js";
@@ -25,7 +25,7 @@ import { mountVerdict } from "./verdict.js";
 
 /**
  * Mount the view. props.value is the wire text so far, props.model the loaded model's facts. A replay has no facts, no
- * server and no page: its view has a store of its own.
+ * server and no page: its view makes a store.
  *
  * @param {HTMLElement} element
  * @param {import("../records.js").Props} props
@@ -77,23 +77,15 @@ function showBegin(root, run) {
 /** Read the value whenever it grows, and draw it with the next frame. */
 function readWire(props, watch, store) {
   const reader = new WireReader();
-  let isAsked = false;
-
-  function draw() {
-    isAsked = false;
-    const { run } = reader;
-    if (!run) return;
-    store.update({ revision: store.state.revision + 1 });
-    run.isStreaming = !run.isOver;
-  }
+  const draw = withNextFrame(() => {
+    if (reader.run) store.update({ revision: store.state.revision + 1 });
+  });
 
   function take() {
     const before = reader.run;
     const isMore = reader.take(props.value ?? "");
     if (reader.run !== before) store.update({ run: reader.run, layer: null, isAsked: false });
-    if (!isMore || isAsked) return;
-    isAsked = true;
-    requestAnimationFrame(draw);
+    if (isMore) draw();
   }
 
   watch("value", take);

@@ -16,9 +16,9 @@ const FIGURES = [["speed", "tokens/s"], ["tokens", "tokens"], ["kv", "KV cache"]
 export class Pane {
   /** @type {Lane | null} */
   lane = null;
-  /** @type {HTMLElement[]} the tokens */
+  /** @type {HTMLElement[]} an element for each token */
   spans = [];
-  /** @type {{node: HTMLElement, from: number}[]} lines of the text, so that a new token lays out its own line only */
+  /** @type {{node: HTMLElement, from: number}[]} lines of the text, so that a new token lays out its line only */
   blocks = [];
   rewound = 0; // rewinds of the lane that were handled
   /** @type {Map<number, string>} rejected drafts, by the step that replaced them */
@@ -128,20 +128,20 @@ export class Pane {
     const gone = rewinds.slice(this.rewound);
     this.rewound = rewinds.length;
     for (const { to, text } of gone) this.taken.set(to + 1, text);
-    const kept = Math.min(this.spans.length, ...gone.map(({ to }) => to + 1));
-    if (kept < this.spans.length) this.cut(kept);
-    else if (!gone.length && kept === steps.length) return;
+    const remaining = Math.min(this.spans.length, ...gone.map(({ to }) => to + 1));
+    if (remaining < this.spans.length) this.cut(remaining);
+    else if (!gone.length && remaining === steps.length) return;
     const fresh = document.createDocumentFragment();
-    for (let i = kept; i < steps.length; i++) {
+    for (let i = remaining; i < steps.length; i++) {
       const span = make("span", `ld-token ld-token-${steps[i].kind}`, steps[i].text);
       span.dataset.step = String(i);
       if (steps[i].isThought) span.classList.add("ld-thought");
       if (this.taken.has(i)) span.classList.add("ld-replaced");
       this.spans.push(span);
       if (i === 0 || steps[i - 1].text.endsWith("\n")) {
-        this.blocks.push({ node: make("div", "ld-line"), from: i });
-        if (this.isHeld) this.blocks[this.blocks.length - 1].node.classList.add("ld-later-line");
-        fresh.append(this.blocks[this.blocks.length - 1].node);
+        const node = make("div", this.isHeld ? "ld-line ld-later-line" : "ld-line");
+        this.blocks.push({ node, from: i });
+        fresh.append(node);
       }
       this.blocks[this.blocks.length - 1].node.append(span);
     }

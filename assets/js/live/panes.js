@@ -56,13 +56,13 @@ export class Panes {
   }
 
   /**
-   * Scroll the other answers to the position of this one.
+   * Scroll the other answers to the position of this answer.
    *
    * @param {HTMLElement} text
    */
   follow(text) {
     const { step, isUnfolding, isSameStep } = this.store.state;
-    if (isUnfolding || (step !== null && !isSameStep)) return; // each lane is at its own token
+    if (isUnfolding || (step !== null && !isSameStep)) return; // each lane is at another token
     for (const pane of this.all) if (pane.text !== text) pane.text.scrollTop = text.scrollTop;
   }
 

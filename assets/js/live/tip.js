@@ -74,8 +74,8 @@ function rowNode([name, text]) {
 /** Place the tip below the token, or above it without room below. */
 function placeBeside(tip, span) {
   const at = span.getBoundingClientRect();
-  const own = tip.getBoundingClientRect();
-  const below = at.bottom + 6 + own.height < window.innerHeight;
-  tip.style.left = `${Math.max(8, Math.min(at.left, window.innerWidth - own.width - 8))}px`;
-  tip.style.top = `${below ? at.bottom + 6 : at.top - own.height - 6}px`;
+  const { width, height } = tip.getBoundingClientRect();
+  const below = at.bottom + 6 + height < window.innerHeight;
+  tip.style.left = `${Math.max(8, Math.min(at.left, window.innerWidth - width - 8))}px`;
+  tip.style.top = `${below ? at.bottom + 6 : at.top - height - 6}px`;
 }

@@ -20,9 +20,9 @@ const MAX_STEPS = 16; // most decode steps drawn
  * @returns {Settings}
  */
 const paperSettings = (numLayers) => ({
-  ...{ period: 4, drop_ratio: 0.5, layers: [Math.min(3, numLayers - 2), numLayers - 2], drop_layers: "" },
-  ...{ reuse: "state", part: "block", kv: "skip", refresh: "single", accept: 0, head: "full", corrections: true },
-  ...{ adapters: "auto", max_new_tokens: MAX_STEPS },
+  period: 4, drop_ratio: 0.5, layers: [Math.min(3, numLayers - 2), numLayers - 2], drop_layers: "",
+  reuse: "state", part: "block", kv: "skip", refresh: "single", accept: 0, head: "full", corrections: true,
+  adapters: "auto", max_new_tokens: MAX_STEPS,
 });
 
 export class Drawing {
@@ -37,19 +37,19 @@ export class Drawing {
     /** @type {SVGElement} */
     this.svg = find(element, ".ld-drawing-svg");
     /** @type {HTMLSelectElement} */
-    this.which = find(element, ".ld-drawing-which");
+    this.menu = find(element, ".ld-drawing-which");
     this.play = find(element, ".ld-play");
     this.cursor = { step: 0, layer: 0 }; // layers below `layer` of `step` are done
     this.time = 0;
-    this.caption = ""; // steps of the current caption
-    this.seen = ""; // the page's settings in the drawing
+    this.caption = ""; // step of the current caption, and the steps done
+    this.drawnSettings = ""; // settings of the page when the drawing was made, as JSON
     this.isPlaying = !window.matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.isVisible = false;
     /** @type {number | null} time of the last frame */
     this.last = null;
     /** @type {import("../records.js").Bank | null} */
     this.bank = null;
-    this.isInvalid = false; // the page's settings are invalid
+    this.isInvalid = false; // the page's settings cannot run, so the paper's are drawn
     this.scene = this.makeScene();
     this.listen();
     this.build();
@@ -62,15 +62,15 @@ export class Drawing {
       this.setPlaying(false);
       const { step, layer } = this.cursor;
       const { numLayers } = this.scene.schedule;
-      const isDone = layer >= numLayers;
-      this.seek(isDone ? (step === this.scene.steps ? 0 : step + 1) : step, numLayers);
+      const next = step === this.scene.steps ? 0 : step + 1;
+      this.seek(layer < numLayers ? step : next, numLayers); // first finish the step
     });
-    this.which.addEventListener("change", () => this.build());
+    this.menu.addEventListener("change", () => this.build());
     let width = 0;
     new ResizeObserver(() => {
       this.isVisible = this.svg.clientWidth > 0;
       if (!this.isVisible) return; // its tab is closed
-      const isChanged = this.which.value === "page" && this.seen !== JSON.stringify(this.page().settings);
+      const isChanged = this.menu.value === "page" && this.drawnSettings !== JSON.stringify(this.page().settings);
       if (isChanged || this.svg.clientWidth !== width) {
         width = this.svg.clientWidth;
         this.build();
@@ -98,9 +98,9 @@ export class Drawing {
   makeScene() {
     const { model, settings: pageSettings } = this.page();
     const { num_layers: numLayers } = model.shape;
-    this.seen = JSON.stringify(pageSettings);
+    this.drawnSettings = JSON.stringify(pageSettings);
     const paper = paperSettings(numLayers);
-    let settings = this.which.value === "page" && pageSettings ? { ...pageSettings, max_new_tokens: MAX_STEPS } : paper;
+    let settings = this.menu.value === "page" && pageSettings ? { ...pageSettings, max_new_tokens: MAX_STEPS } : paper;
     let schedule = scheduleOf(settings, numLayers);
     this.isInvalid = typeof schedule === "string";
     if (typeof schedule === "string") {
@@ -162,8 +162,8 @@ export class Drawing {
     this.figure("kept", tokens(false));
     this.figure("held", isBaseline(schedule) ? "none skipped" : tokens(true));
     this.figure("kv-full", formatBytes(full));
-    const own = kvBytes(model.shape, schedule, PROMPT, at, model.itemsize);
-    this.figure("kv", `${formatBytes(own)}, ${formatShare(1 - own / full)} less`);
+    const held = kvBytes(model.shape, schedule, PROMPT, at, model.itemsize);
+    this.figure("kv", `${formatBytes(held)}, ${formatShare(1 - held / full)} less`);
   }
 
   /** Play a frame. */
@@ -182,7 +182,7 @@ export class Drawing {
     requestAnimationFrame((next) => this.frame(next));
   }
 
-  /** Light the cells that the token has passed. */
+  /** Light the cells below the token's place, and set the caches' bars. */
   light(step, layer) {
     const { scene } = this;
     scene.cells.forEach((column, s) =>

@@ -11,7 +11,7 @@ import { Drawing } from "./drawing.js";
 const [SIZE, GAP, TOP, FLOOR] = [16, 42, 26, 62]; // of a rule's pattern, in pixels
 
 /**
- * Mount the tab. The server sends its text, which is a file of its own, and the paper's rows.
+ * Mount the tab. The server sends its text, method_words.html, and the paper's rows.
  *
  * @param {HTMLElement} element
  * @param {{method_words: () => Promise<{words: string, label: string, ours: string, paper: Record<string, any>[]}>}} server
@@ -73,7 +73,7 @@ const left = (column) => 10 + column * GAP;
 
 const isLora = (column) => column % 4 !== 0;
 
-/** A line from the token's own stream, if the layer's output includes it. */
+/** A line from the token's stream, if the layer's output includes it. */
 function ownInput(column, rule) {
   if (isLora(column) && rule !== "residual" && rule !== "skip") return [];
   const centre = left(column) + SIZE / 2;

@@ -1,4 +1,4 @@
-/* The schedule as shapes in the panel's own pixels: cells of layers by steps, the caches' bars, the token. */
+/* The schedule as shapes in the panel's pixels: cells of layers by steps, the caches' bars, the token. */
 
 import { makeSvg, makeText } from "../dom.js";
 import { cellKind } from "../kinds.js";

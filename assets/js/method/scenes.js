@@ -148,7 +148,7 @@ export const IDEAS = [climb, skip, holes, repair];
  *
  * @param {Schedule} schedule
  * @param {number} now
- * @param {boolean} showsErrors draw approximate entries in their own colour
+ * @param {boolean} showsErrors draw approximate entries in another colour
  */
 function cacheOf(schedule, now, showsErrors) {
   const [left, width] = [56, 25];

@@ -22,8 +22,7 @@ export const CELL = ROW - 4;
 
 /** @type {Schedule} the paper's caches: a LoRA step's holes stay */
 export const WITH_HOLES = {
-  ...{ period: PERIOD, numLayers: LAYERS, dropped: DROPPED, reuse: "residual", part: "block", kv: "skip" },
-  refresh: "single",
+  period: PERIOD, numLayers: LAYERS, dropped: DROPPED, reuse: "residual", part: "block", kv: "skip", refresh: "single",
 };
 /** @type {Schedule} */
 export const REPAIRED = { ...WITH_HOLES, kv: "write", refresh: "repair" };

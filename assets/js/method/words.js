@@ -22,12 +22,12 @@ const REUSED = {
  */
 export function sentencesOf(schedule, step, hasBank) {
   const n = schedule.dropped.length;
-  const what = kind(schedule, step);
-  if (what === "prefill") {
+  const stepKind = kind(schedule, step);
+  if (stepKind === "prefill") {
     return `The prompt (${PROMPT} tokens here) climbs every layer at once, and each layer to be skipped keeps its first anchor.`;
   }
   if (isBaseline(schedule)) return `Step ${step}: nothing is skipped, so this is the plain model.`;
-  if (what === "refresh") {
+  if (stepKind === "refresh") {
     if (repairs(schedule)) {
       return `Step ${step}, full: every layer runs for all tokens since the last full step, so that K/V and anchors are the full model's.`;
     }

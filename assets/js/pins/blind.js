@@ -21,7 +21,7 @@ export function mountBlind(root, bar, store) {
   part.setAttribute("aria-label", QUESTION);
   part.hidden = true;
   root.prepend(part);
-  /** @type {Run | null} the last run that needs no vote */
+  /** @type {Run | null} the last run whose names the visitor may see */
   let seen = null;
 
   bar.append(makeButton(QUESTION, () => {
@@ -31,7 +31,7 @@ export function mountBlind(root, bar, store) {
     window.scrollTo(0, 0);
   }));
 
-  /** @param {boolean} isBlind */
+  /** Hide or show all but the vote. @param {boolean} isBlind */
   function setBlind(isBlind) {
     root.dataset.blind = String(isBlind); // style sheets hide the rest
     store.update({ isBlind });
@@ -49,7 +49,7 @@ export function mountBlind(root, bar, store) {
   }
 
   /**
-   * Show the answers of a run in either order.
+   * Show the answers of a run, as A and B in random order, with two buttons to vote.
    *
    * @param {Run} run
    * @param {import("../run.js").Lane[]} lanes
@@ -89,9 +89,11 @@ export function mountBlind(root, bar, store) {
       return;
     }
     const lanes = rivals(run);
-    if (!lanes) close();
-    else if (run.isOver) ask((seen = run), lanes);
-    else if (part.dataset.run !== run.id) show(statusOf(WRITING));
+    if (!lanes) close(); // nothing to guess
+    else if (run.isOver) {
+      seen = run;
+      ask(run, lanes);
+    } else if (part.dataset.run !== run.id) show(statusOf(WRITING));
     part.dataset.run = run.id;
   });
 }

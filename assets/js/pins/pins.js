@@ -30,7 +30,7 @@ const [WIDTH, HEIGHT] = [560, 150];
 const CURVES = { drift: "Mean drift of the skipped layers, by step", clock: "Milliseconds so far, by step" };
 
 /**
- * Mount a folded part below the charts. A replay has no server: it has the words of its own answers, and no vote, as their
+ * Mount a folded part below the charts. A replay has no server: it has the words of its answers, and no vote, as their
  * names are visible.
  *
  * @param {HTMLElement} root
@@ -89,7 +89,7 @@ export function mountPins(root, store, server) {
   show();
 }
 
-/** Is the run over, or cut short, and kept by the server? @param {import("../store.js").State} state */
+/** True if the run is over or cut short, and stored by the server. @param {import("../store.js").State} state */
 const isPinnable = ({ run }) => Boolean(run?.isOver && !run.isRecorded && !run.isLost);
 
 /** @returns {Pin[]} */
@@ -184,6 +184,6 @@ function wordsOf({ runs }, server) {
   const mains = lanes.flatMap(({ run, id }, place) => (id === run.main ? [place] : []));
   const last = mains[mains.length - 1];
   const choices = lanes.map(({ run, at, id, label }) => ({ key: JSON.stringify([run.id, id]), label: `${at + 1}. ${label}` }));
-  const ask = (one, other) => server.align_answers([...JSON.parse(one), ...JSON.parse(other)]);
+  const ask = (first, second) => server.align_answers([...JSON.parse(first), ...JSON.parse(second)]);
   return [wordsView(choices, mains.length > 1 ? [mains[0], last] : [last ? 0 : 1, last], ask)];
 }

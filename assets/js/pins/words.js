@@ -9,13 +9,13 @@ import { find, make } from "../dom.js";
  * Two menus of answers, a sentence on their difference, and the words.
  *
  * @param {Choice[]} choices at least two
- * @param {[number, number]} first indices of the two answers shown first
- * @param {(one: string, other: string) => Promise<Aligned | {error: string}>} ask aligns two answers, by their keys
+ * @param {[number, number]} chosen indices of the two answers to begin with
+ * @param {(first: string, second: string) => Promise<Aligned | {error: string}>} ask aligns two answers, by their keys
  */
-export function wordsView(choices, first, ask) {
+export function wordsView(choices, chosen, ask) {
   const view = make("section", "ld-diff");
   view.setAttribute("aria-label", "Two answers word by word");
-  const menus = first.map((place, at) => menuOf(choices, place, ["First answer", "Second answer"][at]));
+  const menus = chosen.map((place, at) => menuOf(choices, place, ["First answer", "Second answer"][at]));
   const sentence = make("p", "ld-diff-said");
   sentence.setAttribute("role", "status");
   const words = make("div", "ld-diff-text");
@@ -54,10 +54,10 @@ export function mountRecordedWords(root, store) {
     part.hidden = false;
     const ids = [...new Set(pairs.flatMap(({ lanes }) => lanes))];
     const nameOf = (id) => run.lanes.find((lane) => lane.id === id)?.label.split(":")[0] ?? id;
-    const ask = async (one, other) => {
-      const pair = pairs.find(({ lanes }) => lanes.includes(one) && lanes.includes(other) && one !== other);
+    const ask = async (first, second) => {
+      const pair = pairs.find(({ lanes }) => lanes.includes(first) && lanes.includes(second) && first !== second);
       if (!pair) return { error: "Both menus name the same answer." };
-      return pair.lanes[0] === one ? pair : { ...pair, pieces: pair.pieces.map(swapped) };
+      return pair.lanes[0] === first ? pair : { ...pair, pieces: pair.pieces.map(swapped) };
     };
     part.append(wordsView(ids.map((id) => ({ key: id, label: nameOf(id) })), [0, 1], ask));
     find(part, "h3").remove(); // the summary says it
@@ -79,10 +79,10 @@ function keyOf() {
 }
 
 /** @param {Aligned["pieces"][number]} piece @returns {Aligned["pieces"][number]} the piece with its answers swapped */
-const swapped = ([kind, one, other]) => [kind, other, one];
+const swapped = ([kind, first, second]) => [kind, second, first];
 
 /** @param {Aligned["pieces"][number]} piece */
-function pieceOf([kind, one, other]) {
-  if (kind === "same") return [make("span", "", one), " "];
-  return [one && make("del", "", one), other && make("ins", "", other)].filter(Boolean).flatMap((node) => [node, " "]);
+function pieceOf([kind, first, second]) {
+  if (kind === "same") return [make("span", "", first), " "];
+  return [first && make("del", "", first), second && make("ins", "", second)].filter(Boolean).flatMap((node) => [node, " "]);
 }

@@ -1,6 +1,6 @@
 """Functions behind the Safe zone tab: show the measured quality and speed of a grid of settings, and run a sweep.
 
-There are two sweeps, kept apart: the stored one, if it was measured on the loaded weights, and the one that the
+There are two sweeps, which never mix: the stored one, if it was measured on the loaded weights, and the one that the
 visitor runs here. The second exists in the visitor's session alone; nothing is written.
 """
 
@@ -44,8 +44,8 @@ from lora_drop.ui.components import error_line
 from lora_drop.ui.facts import SHIPPED_SWEEP
 from lora_drop.ui.safe_zone.views import Sweep, dial_of, map_of, pareto_of, progress_value
 from lora_drop.ui.serve import space as zero
-from lora_drop.ui.serve.kept import Stops
 from lora_drop.ui.serve.policy import Limits
+from lora_drop.ui.serve.runs import Stops
 
 SHIPPED_SAMPLES = SHIPPED_PRESETS / SAMPLES.name
 MAX_POINTS = 16
@@ -87,7 +87,7 @@ def stored_sweep(path: Path | None = None) -> tuple[Sweep | None, str]:
 
 
 def first_choice(stored: Sweep | None) -> int:
-    """Index of the way of skipping to show first: the one with the fastest safe cell, or the nearest to safe."""
+    """Index of the way of skipping to show first: that of the fastest safe cell, or of the cell nearest to safe."""
     if not stored:
         return 0
     ways = groups(stored)
@@ -263,12 +263,12 @@ class SafeZone:
         for number, prompt in enumerate(PROMPTS, start=1):
             yield f"First the full model answers the example prompts: {number} of {len(PROMPTS)}."
             try:
-                one = by_owner(loaded.device, partial(own_answers, loaded, [prompt], after_step=check))
+                answer = by_owner(loaded.device, partial(own_answers, loaded, [prompt], after_step=check))
             except Stopped:
                 break
-            if one.texts().pairs:  # not empty, and not in circles
-                answers.prompts.extend(one.prompts)
-                answers.answers.extend(one.answers)
+            if answer.texts().pairs:  # not empty, and not in circles
+                answers.prompts.extend(answer.prompts)
+                answers.answers.extend(answer.answers)
         yield answers
 
     def run_sweep(
@@ -367,7 +367,7 @@ def begun(loaded: LoadedModel, answers: Answers) -> Sweep:
 
 
 def _has_head(info: ModelInfo) -> bool:
-    """Whether the adapters that the screened head alone would take have one."""
+    """Whether the adapters for the screened head alone have a screened head."""
     config = head_config(HEAD_PERIODS[0])
     try:
         bank = bank_facts(info).get("/".join((config.reuse, config.part, config.refresh, config.kv)))

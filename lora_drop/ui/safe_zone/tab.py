@@ -22,8 +22,8 @@ from lora_drop.run.results.rows import QUALITIES
 from lora_drop.ui.components import ON_DEVICE
 from lora_drop.ui.safe_zone.callbacks import MAX_POINTS, MEASURED_HERE, SafeZone, stored_sweep
 from lora_drop.ui.safe_zone.views import Dial, Figure, Progress, SafeMap, progress_value
-from lora_drop.ui.serve.kept import Stops
 from lora_drop.ui.serve.policy import Limits
+from lora_drop.ui.serve.runs import Stops
 
 
 @dataclass

@@ -152,7 +152,7 @@ def _swatch(band: Band) -> dict[str, Any]:
 
 
 def _config(row: Row | None, rows: list[Row], ratio: float, period: int) -> LoraDropConfig | None:
-    """Setting of a cell. One that was not measured takes a neighbour's setting with its own ratio and period."""
+    """Setting of a cell. Without a measurement it is a neighbour's setting with the cell's ratio and period."""
     if row is not None:
         return setting_of(row)
     like = next((other for other in rows if other["drop_ratio"] == ratio and not is_baseline(other)), None)
@@ -197,7 +197,7 @@ def _paper_rows(ratio: float, period: int) -> list[paper.PaperRow]:
 
 
 def _paper_words(ratios: list[float], periods: list[int]) -> list[str]:
-    """The paper's own results at cells of the map, in words."""
+    """The paper's results at cells of the map, in words."""
     words = []
     for period in periods:
         for ratio in ratios:
@@ -259,7 +259,7 @@ def pareto_of(sweep: Sweep | None, quality: str) -> dict[str, Any] | str:
         return NO_SPEEDS
     measured = [name for name, (column, *_) in QUALITIES.items() if any(row.get(column) for row in sweep["rows"])]
     if measured and quality not in measured:
-        quality = measured[0]  # an older sweep has no own answers, a sweep of the page no given texts
+        quality = measured[0]  # an older sweep has no free answers, a sweep of the page no reference texts
     note = f"{measured_on(sweep)} The paper's own points are marked as the paper's: other models, second-hand."
     return drawn(
         "Speed against quality, all rules",

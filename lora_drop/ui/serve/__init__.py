@@ -1,6 +1,6 @@
-"""Serving the page in public: who may ask for what, how often, and what is kept for whom.
+"""Serving the page in public: who may ask for what, how often, and what is stored for whom.
 
 `guard.py`, `uploads.py` and `connections.py` wrap the web server. `gradio_queue.py` and `gradio_private.py` change
 Gradio where it has no setting. `policy.py` holds the limits, `owner.py` the counters and the owner's addresses,
-`kept.py` the state kept for visitors. `space.py` and `space_folder.py` serve a Space.
+`runs.py` the state of visitors' runs. `space.py` and `space_folder.py` serve a Space.
 """

@@ -24,7 +24,7 @@ from lora_drop.run.results.store import Row
 from lora_drop.ui.serve.environment import read_variable
 
 PAUSE = 2.0  # seconds between two looks for a quiet moment
-TRIES = 3  # of a model whose speeds are too noisy to tell, each twice as long as the one before
+TRIES = 3  # of a model whose speeds are too noisy to tell, each twice as long as the try before
 AGAIN = 600.0  # seconds until the next try
 
 
@@ -43,11 +43,11 @@ class Background:
     def __init__(self, pool: ModelPool):
         self._pool = pool
         self._tries: Counter[str] = Counter()  # by label
-        self._next: dict[str, float] = {}  # by label: when to look again, on the monotonic clock; settled ones never
+        self._next: dict[str, float] = {}  # by label: when to look again (monotonic); settled models: never
         self._current: tuple[str, Calibration] | None = None
 
     def start(self) -> None:
-        """Begin in a thread of its own, which ends with the process."""
+        """Begin in a thread that ends with the process."""
         threading.Thread(target=self._work, name="calibration", daemon=True).start()
 
     def _work(self) -> None:

@@ -32,7 +32,7 @@ ANSWER = (
 
 
 def connections_that_fit(limits: Limits) -> int:
-    """Connections that the server may accept: the operator's limit, within the process's own limit of descriptors."""
+    """Connections that the server may accept: the operator's limit, within the process's limit of descriptors."""
     try:
         import resource
     except ImportError:  # not a Unix

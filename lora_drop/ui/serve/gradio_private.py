@@ -3,7 +3,7 @@
 With another Gradio than the tested one a private page warns, and a public one does not start (`refuse_untested`).
 
 - **Values of components.** For each of 10,000 sessions Gradio keeps the last value of every component, for links that
-  this page does not make: the whole text of a run, and 10 MB after /replay. Here no value is kept.
+  this page does not make: the whole text of a run, and 10 MB after /replay. Here it stores no value.
 - **Other hosts.** Gradio fetches any public web address that a visitor names, through its file route and for files in
   a call. Here the server contacts no other host; model loading does not go through Gradio.
 - **Broken uploads.** Gradio leaves a partial upload in its folder, accepts 1,000 files at a time, and remembers every
@@ -11,7 +11,7 @@ With another Gradio than the tested one a private page warns, and a public one d
 - **States of sessions.** Gradio drops the longest silent of all sessions. Here the address with most makes room.
 - **Prints.** Gradio prints what a visitor sent, control characters too. Here it prints one clean line.
 - **Programs.** Gradio leaves the descriptions of the API's parameters and answers empty, and gives an MCP client
-  Python's own form of a dictionary. Here the descriptions are those of the docstrings, and the answer is JSON.
+  Python's form of a dictionary. Here the descriptions are those of the docstrings, and the answer is JSON.
 - **Unreadable calls.** Gradio answers an unknown function or parameter, or an unreadable value, with status 500 and a
   traceback in the log, and repeats a wrong body in its answer, which fails for NaN or bytes. Here each is status 4xx
   with one line.
@@ -51,7 +51,7 @@ from lora_drop.ui.components import sendable
 from lora_drop.ui.serve.visits import Visits
 
 KEPT_UPLOADS = 100  # names of uploads that are remembered
-MISTAKE = "lora_drop.mistake"  # in a request's scope: the client's own error, so status 400 where Gradio answers 500
+MISTAKE = "lora_drop.mistake"  # in a request's scope: the client's error, so status 400 where Gradio answers 500
 # Gradio's MCP server makes a visitor's call anew, from this machine, with the headers that it got. The guard has put
 # the visitor's address into this one, behind a secret that no visitor knows.
 MCP_VISITOR = "x-lora-drop-visitor"
@@ -109,7 +109,7 @@ def drop_broken_uploads() -> None:
 
 
 class _Upload(GradioUploadFile):
-    """A file in a folder of its own, with a name that nobody can guess; Gradio keeps equal files as one."""
+    """A file alone in a folder, with a name that nobody can guess; Gradio stores equal files once."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -152,7 +152,7 @@ def uploading() -> Iterator[Callable[[], None]]:
 
     def clear() -> None:
         for parser in parsers:
-            for draft in parser._files_to_close_on_error:  # an accepted one was renamed
+            for draft in parser._files_to_close_on_error:  # an accepted upload was renamed
                 draft.close()
                 Path(draft.name).unlink(missing_ok=True)
             for _, file in parser.items:
@@ -172,12 +172,12 @@ _PARSE = GradioMultiPartParser.parse
 
 
 def answer_tools_in_json() -> None:
-    """Have an MCP tool's answer be JSON, in the whole process: Gradio writes Python's own form of a dictionary."""
+    """Have an MCP tool's answer be JSON, in the whole process: Gradio writes Python's form of a dictionary."""
     GradioMCPServer.postprocess_output_data = _postprocess  # type: ignore[method-assign]
 
 
 def _postprocess(self: GradioMCPServer, data: Any, root_url: str) -> Any:
-    texts = [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in data]
+    texts = [value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in data]
     return _POSTPROCESS(self, texts, root_url)
 
 
@@ -195,10 +195,10 @@ def _print(*values: object, **options: Any) -> None:
 
 
 def refuse_untested(public: bool) -> None:
-    """Warn in one line of a Gradio that is not the tested one: what is replaced here may be elsewhere in it.
+    """Warn in one line of an untested version of Gradio: what is replaced here may be elsewhere in it.
 
     Raises:
-        LoraDropError: it is another one, and the page is public.
+        LoraDropError: the version is untested, and the page is public.
     """
     if gr.__version__.startswith(f"{TESTED_GRADIO}."):
         return
@@ -209,7 +209,7 @@ def refuse_untested(public: bool) -> None:
 
 
 class Blocks(gr.Blocks):
-    """Gradio's blocks, with one line for a client's own errors."""
+    """Gradio's blocks, with one line for a client's errors."""
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> Any:
         """Read the values of a call with its components. Raises gr.Error if one cannot be read."""
@@ -228,13 +228,13 @@ class Blocks(gr.Blocks):
     def get_api_info(self, *args: Any, **kwargs: Any) -> Any:
         """What `view_api` prints, with the descriptions of the functions' docstrings."""
         info = super().get_api_info(*args, **kwargs)
-        functions = {f"/{one.api_name}": one.fn for one in self.fns.values() if one.fn}
+        functions = {f"/{function.api_name}": function.fn for function in self.fns.values() if function.fn}
         for name, endpoint in info["named_endpoints"].items():
             _, parameters, returns = get_function_description(functions[name])
-            for one in endpoint["parameters"]:
-                one["python_type"]["description"] = parameters.get(one["parameter_name"], "")
-            for one in endpoint["returns"]:
-                one["python_type"]["description"] = " ".join(returns)
+            for parameter in endpoint["parameters"]:
+                parameter["python_type"]["description"] = parameters.get(parameter["parameter_name"], "")
+            for output in endpoint["returns"]:
+                output["python_type"]["description"] = " ".join(returns)
         return info
 
     async def process_api(self, *args: Any, **kwargs: Any) -> Any:
@@ -243,16 +243,18 @@ class Blocks(gr.Blocks):
             return await super().process_api(*args, **kwargs)
         except gr.Error as error:
             request = kwargs.get("request")
-            for one in request if isinstance(request, list) else [request]:  # a batch has one request for each sample
-                if not error.print_exception and one is not None and one.request is not None:
-                    one.request.scope[MISTAKE] = True
+            for sample in (
+                request if isinstance(request, list) else [request]
+            ):  # a batch has one request for each sample
+                if not error.print_exception and sample is not None and sample.request is not None:
+                    sample.request.scope[MISTAKE] = True
             raise
 
 
 def address_of_call() -> str:
     """The visitor's address, within a function that Gradio calls."""
     request: Any = LocalContext.request.get(None)
-    request = getattr(request, "request", request)  # Gradio's own kind wraps one
+    request = getattr(request, "request", request)  # Gradio's request wraps Starlette's
     return request.scope.get("lora_drop.address", "unknown") if request else "unknown"
 
 

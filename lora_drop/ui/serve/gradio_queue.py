@@ -1,19 +1,19 @@
 """Gradio's queue with fair turns, shares and a limit on unread messages.
 
-A call that waits in Gradio's queue holds no thread; one that waits in a generator does. So turns are decided here,
+A call that waits in Gradio's queue holds no thread; a call that waits in a generator does. So turns are decided here,
 where Gradio takes the next event (see `gradio_private.refuse_untested`).
 
 - **Turns.** Gradio serves first come, first served, and a client may fill the whole queue. Here a session has one
   waiting run, an address its share of the places, and addresses take turns (`Turns`), for runs as for light work. A
   refusal is a sentence, sent as the end of the call, because neither the page nor a client would show the words of an
   HTTP status.
-- **Bodies.** Gradio keeps a call's body, raw and parsed, for as long as the call waits. Here only the values are kept,
+- **Bodies.** Gradio keeps a call's body, raw and parsed, for as long as the call waits. Here only the values stay,
   and those of the waiting calls are bounded.
 - **Unread messages.** Gradio keeps all messages of a run until they are fetched, and each message of the API holds the
   whole text so far: one unread stream took 6.7 GB. Here a session's unread messages have a limit. Beyond it they are
   dropped, the run stops, and one line takes their place. Gradio keeps messages for 2,000 sessions and drops the oldest
-  session, not the longest silent one; a message for a session dropped while it waits ends the whole queue with a
-  KeyError. Here `Unread` keeps them.
+  session, not the longest silent session; a message for a session dropped while it waits ends the whole queue with a
+  KeyError. Here `Unread` stores the messages.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from lora_drop.ui.serve.turns import Turns, too_late
 from lora_drop.ui.serve.visits import Visits
 
 RUNS = "gpu"  # the concurrency id of calls that use the device
-KEPT_SESSIONS = 200  # 0.2 MB each and a visitor's own sweep; many more than can wait in the queue
+KEPT_SESSIONS = 200  # 0.2 MB each and a visitor's sweep; many more than can wait in the queue
 LIGHT_PLACES = 32  # calls that may wait beside the runs: a replay, an opened trace, a choice in the Safe zone
-WAITING = 4  # bytes of the large ones of these, in multiples of the largest trace; of one address half of that
+WAITING = 4  # bytes of the large waiting calls, in multiples of the largest trace; an address may have half of that
 LIGHT_SECONDS = 60.0  # the longest wait beside the runs
 EVENTS = 100  # calls of one session whose ends have not been read
 TOTAL = 4  # unread bytes of all sessions together, in multiples of one session's limit
@@ -73,7 +73,7 @@ class Messages(asyncio.Queue[Any]):
 class Unread(OrderedDict[str, Messages]):
     """Unread messages of `most` sessions. The address with most of them makes room, with its longest silent session.
 
-    A session with a run, waiting or under way, is never dropped. A message to a session that is not kept is lost.
+    A session with a run, waiting or under way, is never dropped. A message to a dropped session is lost.
     """
 
     def __init__(self, most: int, visits: Visits, is_live: Callable[[str], bool] = lambda session: False):
@@ -200,7 +200,7 @@ class FairQueue(Queue):
             return "queue", f"This app's queue is full (it holds {places}): try again in a moment."
         if len(mine) >= share:
             return "share", f"{share} calls from your address are waiting, the most allowed: try again in a moment."
-        if size > SMALL and not runs:  # what waits is held in memory; who asks for little waits for no one's traces
+        if size > SMALL and not runs:  # waiting calls are held in memory; small calls wait for nobody's traces
             if sum(_size(event.request) for event in mine) + size > 2 * limits.trace_bytes:
                 return "share", "Large traces from your address are waiting to be read: try again in a moment."
             if sum(_size(event.request) for event in waiting) + size > WAITING * limits.trace_bytes:

@@ -28,7 +28,7 @@ from lora_drop.ui.serve.scan import NAME, TooComplex, check_shape
 from lora_drop.ui.serve.turns import Turns, too_late
 from lora_drop.ui.serve.visits import Visits
 
-# Only this server's own content. Gradio compiles strings (`unsafe-eval`) and has inline scripts and styles
+# Only this server's content. Gradio compiles strings (`unsafe-eval`) and has inline scripts and styles
 # (`unsafe-inline`). The Hub shows a Space in a frame.
 CONTENT_SECURITY_POLICY = {
     "default-src": "'self'",
@@ -104,7 +104,7 @@ class Guard:
         except RuntimeError as error:
             if not isinstance(error.__cause__, HTTPException):
                 raise
-            await send({"type": "http.response.body", "body": b""})  # a stream of events has told its end
+            await send({"type": "http.response.body", "body": b""})  # a stream of events has sent its end
         except Refused as refused:
             self.counters.refuse(refused.reason)
             await body.drain()
@@ -139,7 +139,7 @@ class Guard:
                 f"This app does not answer to the name {host[:80]!r}. If a notebook or tunnel uses that name, add it "
                 "to LORA_DROP_ALLOWED_HOSTS.",
             )
-        try:  # Gradio makes the page's address of these, and has no line for one that is none
+        try:  # Gradio makes the page's address of these headers, and fails without a clear line on a wrong address
             for name, start in (("host", "http://"), ("x-forwarded-host", "http://"), ("x-gradio-server", "")):
                 httpx.URL(start + headers.get(name, "").partition(",")[0].strip())
         except httpx.InvalidURL:
@@ -183,7 +183,7 @@ class Guard:
         limits = self.policy.limits
         if kind is Kind.UPLOAD:
             return limits.trace_bytes + SMALL
-        # The queue's own address names a function in the body: `FairQueue` refuses a large one for other functions.
+        # At the queue's address the body names the function: `FairQueue` refuses a large one for other functions.
         takes_trace = kind is Kind.RUN and names.get("api_name", "replay") in TRACES
         return 2 * limits.trace_bytes if takes_trace else limits.body_bytes
 

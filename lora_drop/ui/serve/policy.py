@@ -157,11 +157,11 @@ class Policy:
             public = in_space() or not local
         named = tuple(name.strip().lower() for name in os.environ.get("LORA_DROP_ALLOWED_HOSTS", "").split(","))
         named = tuple(filter(None, named))
-        own = (*LOOPBACK, *((host.lower().strip("[]"),) if host else ()))
+        local_hosts = (*LOOPBACK, *((host.lower().strip("[]"),) if host else ()))
         return cls(
             public=public,
             limits=Limits.from_environment(public),
-            hosts=(*own, *named) if local else named or (ANY_HOST,),
+            hosts=(*local_hosts, *named) if local else named or (ANY_HOST,),
             hops=read_variable("LORA_DROP_TRUSTED_HOPS", Hops, 0, "a number of proxies, 0 or more"),
             token=os.environ.get("LORA_DROP_OWNER_TOKEN", "").strip(),
         )

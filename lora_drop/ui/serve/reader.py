@@ -1,6 +1,6 @@
-"""Traces of strangers are read in a process of their own: `exports.reading`, started anew for each and gone after it.
+"""Read traces of strangers in another process: `exports.reading`, started for each trace and gone after it.
 
-A start costs 0.2 s. Answers are kept by the hash of what was asked. A trace that this server wrote is read here.
+A start costs 0.2 s. Answers are cached by the hash of the question. A trace that this server wrote is read here.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from lora_drop.run.shares import Shares
 from lora_drop.ui.serve.gradio_private import address_of_call
 from lora_drop.ui.serve.policy import MIB
 
-AT_ONCE = 2  # processes; an address has one
+AT_ONCE = 2  # processes; an address may have a single process
 PATIENCE = 30.0  # seconds that a call waits for a process
-SECONDS, SECONDS_A_MIB = 30.0, 4.0  # most time of one: 8 MiB of the densest records take 12 s of an idle core
-KEPT, KEPT_BYTES = 1000, 64 * MIB  # answers, and their bytes
+SECONDS, SECONDS_A_MIB = 30.0, 4.0  # most time of a process: 8 MiB of the densest records take 12 s of an idle core
+MOST_ANSWERS, MOST_BYTES = 1000, 64 * MIB  # answers, and their bytes
 LEAST_ANSWER = 16 * MIB  # bytes that an answer may have (plotly.js takes 1.5), and four times the largest trace
-# Variables of this process that the other one gets: no secret is among them.
+# Environment variables that the reading process gets: no secret is among them.
 PASSED = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
 
 
 class Reader:
-    """Does jobs of `exports.reading`, each once as long as its answer is kept.
+    """Does jobs of `exports.reading`, each once as long as its answer is cached.
 
     Args:
         most_bytes: of a text.
@@ -39,38 +39,42 @@ class Reader:
 
     def __init__(self, most_bytes: int):
         self.most_bytes = most_bytes
-        self._answers: Shares[bytes, bytes] = Shares(KEPT, KEPT_BYTES)  # owned by addresses
+        self._answers: Shares[bytes, bytes] = Shares(MOST_ANSWERS, MOST_BYTES)  # owned by addresses
         self._busy: set[str] = set()  # addresses with a process
         self._free = threading.Condition()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the answers that are kept."""
+        """Bytes of the cached answers."""
         return self._answers.nbytes
 
-    def ask(self, job: str, *texts: bytes, arguments: tuple[Any, ...] = (), own: bool = False) -> Any:
+    def ask(self, job: str, *texts: bytes, arguments: tuple[Any, ...] = (), trusted: bool = False) -> Any:
         """The answer to a job.
 
         Args:
             job: see `exports.reading.work`.
             texts: the same.
             arguments: the same.
-            own: the texts are this server's.
+            trusted: the texts are this server's.
 
         Raises:
             LoraDropError: see `work`; or the reading took too much time or memory, or others are being read.
         """
-        if not own and max(map(len, texts)) > self.most_bytes:
+        if not trusted and max(map(len, texts)) > self.most_bytes:
             raise LoraDropError(f"a trace may have at most {self.most_bytes // MIB} MiB here.")
         asked = json.dumps([job, arguments, *(hashlib.sha256(text).hexdigest() for text in texts)])
         key = hashlib.sha256(asked.encode()).digest()
         with self._free:
-            kept = self._answers.get(key)
-        if kept is None:
-            kept = json.dumps(work(job, texts, *arguments)).encode() if own else self._elsewhere(job, texts, arguments)
+            answer = self._answers.get(key)
+        if answer is None:
+            answer = (
+                json.dumps(work(job, texts, *arguments)).encode()
+                if trusted
+                else self._elsewhere(job, texts, arguments)
+            )
         with self._free:
-            self._answers.put(key, kept, address_of_call(), len(kept))
-        return json.loads(kept)
+            self._answers.put(key, answer, address_of_call(), len(answer))
+        return json.loads(answer)
 
     def _elsewhere(self, job: str, texts: Sequence[bytes], arguments: tuple[Any, ...]) -> bytes:
         address, end = address_of_call(), time.monotonic() + PATIENCE

@@ -1,4 +1,4 @@
-"""The app's addresses, each in a class with limits of its own; an address in no class is closed.
+"""The app's addresses, each in a class with its limits; an address in no class is closed.
 
 The list is made from the app's routes, so it holds behind any root path. A route that a newer Gradio adds is closed
 until somebody has given it a class here, and the start prints it.
@@ -55,7 +55,7 @@ _API = {  # under /gradio_api
 }
 _KINDS = {path: kind for kind, paths in _ROOT.items() for path in paths.split()}
 _KINDS |= {f"/gradio_api/{path}": kind for kind, paths in _API.items() for path in paths.split()}
-_QUERY = ("session_hash", "event_id", "upload_id")  # read from a query; a page sends its own link's along, too
+_QUERY = ("session_hash", "event_id", "upload_id")  # read from a query; a page sends its link's parameters along, too
 _DASHBOARD = re.compile(r"/monitoring/[^/]+/dashboard(/|$)")  # Gradio adds it when a private server's owner asks
 
 

@@ -37,7 +37,7 @@ from lora_drop.run.trace.records import BASELINE, Record
 from lora_drop.ui.serve.environment import positive_number
 
 # Estimates: this project had no ZeroGPU to measure on. They are about twice what a run should take, since a run that
-# is cut off is worse than one that returns time. LORA_DROP_ZERO_RATE replaces the two rates of a step.
+# is cut off is worse than a run that returns time. LORA_DROP_ZERO_RATE replaces the two rates of a step.
 START_SECONDS = 5  # the process, the CUDA context, the first kernels
 COPY_RATE = 2e9  # bytes of weights a second, from the disk to the GPU
 LAYER_SECONDS = 3e-4  # a layer of an eager decode step: about 15 kernels, each launched from Python in some 10 us

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-KNOWN = 1000  # addresses whose last turn is remembered; a forgotten one counts as new
+KNOWN = 1000  # addresses whose last turn is remembered; a forgotten address counts as new
 
 
 def too_late(seconds: float) -> str:
@@ -14,7 +14,7 @@ def too_late(seconds: float) -> str:
 
 
 class Turns:
-    """Round robin over addresses: the one whose last turn is longest ago is next.
+    """Round robin over addresses: next is the address whose last turn is longest ago.
 
     So an address waits for at most the current call and one call of each other waiting address.
     """

@@ -86,7 +86,7 @@ class Visits:
             end(over)
 
     def watch(self, while_: Callable[[], bool]) -> None:
-        """Sweep in a thread of its own, for as long as the condition holds."""
+        """Sweep in another thread, for as long as the condition holds."""
 
         def work() -> None:
             while while_():

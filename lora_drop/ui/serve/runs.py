@@ -1,4 +1,4 @@
-"""State that the server keeps for its visitors: stop flags of active runs, and the latest runs' traces."""
+"""State of visitors' runs: stop flags of active runs, and traces of the latest runs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lora_drop.ui.serve import space as zero
 from lora_drop.ui.serve.visits import Visits
 
 OPENED = "opened-"  # begins the ids of runs that came as a file
-KEPT_TRACES = 64  # latest runs of all visitors together
-KEPT_BYTES = 256 * 2**20  # most bytes of their traces in memory
+MOST_TRACES = 64  # latest runs of all visitors together
+MOST_BYTES = 256 * 2**20  # most bytes of their traces in memory
 
 
 def is_opened(run_id: str) -> bool:
-    """Whether a run came as a file: what is in it is a stranger's."""
+    """Whether a run came as a file, so that a stranger may have written it."""
     return run_id.startswith(OPENED)
 
 
@@ -29,13 +29,13 @@ class Stops:
         self._lock = threading.Lock()
 
     def start(self, session: str | None) -> zero.Stop:
-        """Return a flag for a new run. It replaces one that a dropped connection may have left."""
+        """Return a flag for a new run. It replaces a flag that a dropped connection may have left."""
         with self._lock:
             self._flags[session] = flag = zero.stop_flag()
             return flag
 
     def end(self, session: str | None, flag: zero.Stop) -> None:
-        """Remove a finished run's flag; a later run of the session keeps its own."""
+        """Remove a finished run's flag; the flag of a later run of the session stays."""
         with self._lock:
             if self._flags.get(session) is flag:
                 del self._flags[session]
@@ -62,13 +62,13 @@ class RecentTraces:
     the oldest runs of the address that holds most are dropped.
     """
 
-    def __init__(self, visits: Visits, most: int = KEPT_TRACES, most_bytes: int = KEPT_BYTES):
+    def __init__(self, visits: Visits, most: int = MOST_TRACES, most_bytes: int = MOST_BYTES):
         self._runs: Shares[str, tuple[str | None, list[str]]] = Shares(most, most_bytes)  # id -> session and lines
         self._visits, self._lock = visits, threading.Lock()
         visits.ends.append(self._end)
 
     def begin(self, session: str | None = None, opened: bool = False) -> str:
-        """Add a new run of a session, or one that it opened, and return its id."""
+        """Add a session's new run, or a run that it opened from a file, and return its id."""
         run_id = OPENED * opened + uuid4().hex
         owner = self._visits.address(session) or ""
         with self._lock:
@@ -76,7 +76,7 @@ class RecentTraces:
         return run_id
 
     def add(self, run_id: str, line: str) -> None:
-        """Append a line to a run, if it is still kept."""
+        """Append a line to a run, if it is still stored."""
         with self._lock:
             if run := self._runs.get(run_id):
                 run[1].append(line)
@@ -89,7 +89,7 @@ class RecentTraces:
                     self._runs.pop(run_id)
 
     def text(self, run_id: str) -> str | None:
-        """The trace so far, in the format of a trace file; None if it is not kept."""
+        """The trace so far, in the format of a trace file; None if it is not stored."""
         with self._lock:
             run = self._runs.get(run_id)
             return None if run is None else "".join(run[1])
