@@ -5,8 +5,9 @@ A data folder has a folder a task, with the files as their publishers wrote them
 `xcopa/*.jsonl`, `hellaswag/*.jsonl`.
 
 Each record becomes a document: its `id` (file and line), its `part` (language, subtask or dataset), the `prompt`, the
-gold text that should follow (`target`), and `choices`, or `reference`, `references` or `tests` of a generated answer. A broken
-record is reported once, with its file and number, and left out. lm-eval's tasks of these names fetch their data.
+gold text that should follow (`target`), and `choices`, or `reference`, `references` or `tests` of a generated answer.
+A broken record is reported once, with its file and number, and left out. lm-eval's tasks of these names fetch their
+data.
 """
 
 from __future__ import annotations
