@@ -496,4 +496,4 @@ def rouge_l(answer: str, reference: str) -> float:
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rougeL"], tokenizer=SimpleNamespace(tokenize=_words))
-    return scorer.score(reference, answer)["rougeL"].fmeasure
+    return float(scorer.score(reference, answer)["rougeL"].fmeasure)
