@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from lora_drop.cli.arguments import Commands, add_command, load
 from lora_drop.cli.output import note, print_json, progress
@@ -35,6 +36,8 @@ def run(args: argparse.Namespace) -> None:
         *(args.data_dir, args.out, names, args.limit),
         *(args.run_code, args.max_new_tokens, args.context_tokens),
     )
+    # Read when lm-eval imports `datasets`: the tasks are local. HF_HUB_OFFLINE would keep `--model` from the Hub too.
+    os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
     from lora_drop.evaluation.tasks.benchmark import benchmark, markdown, read_tasks
     from lora_drop.run.results.files import BENCHMARK
 

@@ -103,23 +103,16 @@ def test_a_greedy_continuation_says_so_and_a_long_context_loses_its_start(folder
 
 
 @installed
-def test_generation_is_the_engine_s(folder):
+def test_generation_is_that_of_run(folder):
     lm = make(folder, **DROPPING)
-    [text] = lm.generate_until(requests("generate_until", [("Why?", {"until": [], "max_gen_toks": 12})]))
-    config = LoraDropConfig(**DROPPING)
-    prompt = "Why?"
-    plain = encode_prompt(lm.loaded.tokenizer, prompt, chat=False)
-    assert lm.tok_encode(prompt) == plain
-    state = lm.decoder.new_state(config.schedule_for(lm.loaded.num_layers))
-    logits, ids = lm.decoder.prefill(torch.tensor([plain]), state).logits, []
-    for _ in range(12):
-        ids.append(int(logits.argmax()))
-        if ids[-1] in lm.loaded.stop_ids:
-            break
-        logits = lm.decoder.step(torch.tensor([[ids[-1]]]), state).logits
-    assert text.rstrip("\ufffd") == lm.loaded.tokenizer.decode(ids, skip_special_tokens=True).rstrip("\ufffd")
+    assert lm.tok_encode("Why?") == encode_prompt(lm.tokenizer, "Why?", chat=False)
+    options = {"until": [], "max_gen_toks": 12, "chat": True}
+    [text] = lm.generate_until(requests("generate_until", [("Why?", options)]))
+    request = Request("Why?", LoraDropConfig(**DROPPING), 12, lanes="lora-drop", audit=False)
+    assert text == gather(run(lm.loaded, request)).text("lora_drop")
     end = text[3:5]
-    cut = lm.generate_until(requests("generate_until", [("Why?", {"until": [end], "max_gen_toks": 12})]))
+    stopped = options | {"until": ["not there", end]}
+    cut = lm.generate_until(requests("generate_until", [("Why?", stopped)]))
     assert cut == [text[: text.index(end)]]
     with pytest.raises(LoraDropError, match="num_beams"):
         lm.generate_until(requests("generate_until", [("Why?", {"until": [], "num_beams": 2})]))
@@ -142,7 +135,7 @@ def test_bad_arguments_are_one_line(folder, settings, says):
 
 @pytest.mark.full
 @installed
-def test_lm_eval_runs_two_local_tasks(folder, tmp_path):
+def test_lm_eval_runs_a_local_task(folder, tmp_path):
     rows = [{"q": "The sky is", "a": ["blue", "a cat"], "gold": 0}, {"q": "It says", "a": ["moo", "x"], "gold": 1}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "local.yaml").write_text(
@@ -150,17 +143,11 @@ def test_lm_eval_runs_two_local_tasks(folder, tmp_path):
         f"    test: {tmp_path / 'rows.jsonl'}\noutput_type: multiple_choice\ntest_split: test\n"
         'doc_to_text: "{{q}}"\ndoc_to_choice: "{{a}}"\ndoc_to_target: gold\nmetric_list:\n  - metric: acc\n'
     )
-    (tmp_path / "text.yaml").write_text(
-        "task: local_text\ndataset_path: json\ndataset_kwargs:\n  data_files:\n"
-        f"    test: {tmp_path / 'rows.jsonl'}\noutput_type: generate_until\ntest_split: test\n"
-        'doc_to_text: "{{q}}"\ndoc_to_target: "{{a[0]}}"\ngeneration_kwargs:\n  until: ["."]\n  max_gen_toks: 6\n'
-        "metric_list:\n  - metric: exact_match\n"
-    )
     arguments = f"pretrained={folder},dtype=float32,period=4,drop_ratio=1.0,reuse=state,adapters=none"
     done = subprocess.run(
         [
             *(sys.executable, "-m", "lora_drop.evaluation.tasks.model", "run", "--model", "lora_drop"),
-            *("--model_args", arguments, "--tasks", "local_choice,local_text", "--include_path", str(tmp_path)),
+            *("--model_args", arguments, "--tasks", "local_choice", "--include_path", str(tmp_path)),
             *("--device", "cpu", "--output_path", str(tmp_path / "out")),
         ],
         cwd=ROOT,
@@ -169,11 +156,9 @@ def test_lm_eval_runs_two_local_tasks(folder, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "local_choice" in done.stdout
     [written] = (tmp_path / "out").rglob("results_*.json")
     result = json.loads(written.read_text())
     assert result["results"]["local_choice"]["acc,none"] in (0.0, 0.5, 1.0)
-    assert result["results"]["local_text"]["exact_match,none"] == 0.0
     assert result["config"]["lora_drop"]["dropped"] == [3, 4]
 
 
@@ -195,14 +180,3 @@ def test_without_lm_eval_one_line_says_what_to_install():
     assert "pip install 'lm-eval>=0.4.13,<0.5'" in done.stderr
     with pytest.raises(LoraDropError, match="the extra `benchmark`, cannot be imported"):
         import lora_drop.evaluation.tasks.model  # noqa: F401
-
-
-@installed
-def test_the_engine_s_request_matches(tiny):
-    """The engine that `generate_until` uses is the one of `run`."""
-    from lora_drop.evaluation.tasks.model import LaneLM
-
-    config = LoraDropConfig(**DROPPING)
-    trace = gather(run(tiny, Request("Why?", config, 12, lanes="lora-drop", audit=False)))
-    lm = LaneLM(tiny, tiny.new_decoder(), config.schedule_for(tiny.num_layers), None)
-    assert lm.generate(encode_prompt(tiny.tokenizer, "Why?"), 12) == trace.text("lora_drop")

@@ -15,6 +15,7 @@ from urllib.request import urlopen
 import pytest
 
 from lora_drop.errors import GET_PAGE
+from lora_drop.evaluation.tasks.utils import TASKS
 from lora_drop.paths import ASSETS, CHECKOUT
 from lora_drop.ui.components import ENTRY, address
 from lora_drop.ui.serve import space_folder
@@ -37,7 +38,7 @@ def test_it_holds_the_package_and_its_assets(wheel):
     assert "lora_drop/space/docs/method.md" in space and "lora_drop/space/docs/training-log.md" not in space
     packed -= space
     assert packed == {name for name in names if not re.search(r"/(__pycache__|screenshots)/|\.py[ci]$", name)}
-    assert "lora_drop/py.typed" in packed
+    assert {"lora_drop/py.typed", *(f"lora_drop/evaluation/tasks/{name}.yaml" for name in TASKS)} <= packed
 
 
 def test_without_extras_it_runs(bare, tmp_path):

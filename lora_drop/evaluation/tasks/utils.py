@@ -5,8 +5,9 @@ A data folder has a folder a task, with the files as their publishers wrote them
 `xcopa/*.jsonl`, `hellaswag/*.jsonl`.
 
 Each record becomes a document: its `id` (file and line), its `part` (language, subtask or dataset), the `prompt`, the
-gold text that should follow (`target`), and `choices`, or `references` or `tests` of a generated answer. A broken
-record is reported once, with its file and number, and left out. lm-eval's tasks of these names fetch their data.
+gold text that should follow (`target`), and `choices`, or `reference`, `references` or `tests` of a generated answer.
+A broken record is reported once, with its file and number, and left out. lm-eval's tasks of these names fetch their
+data.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from lora_drop.errors import LoraDropError
@@ -129,11 +131,11 @@ def read(
 def _documents(name: str, path: Path, say: Say) -> Iterator[Doc]:
     """The documents of one file."""
     label = f"{name}/{path.name}"
-    unit, records = ("example", _examples_of) if path.suffix == ".json" else ("line", _lines_of)
+    unit = "example" if path.suffix == ".json" else "line"
     shots = _SHOTS[name](path, say) if name in _SHOTS else ""
-    for number, record in records(path, label, say):
+    for number, row, header in _rows_of(path, label, say):
         try:
-            doc = _MAKERS[name](record, path)
+            doc = _MAKERS[name](_record(row, header), path)
         except BrokenRecord as error:
             say(f"{label}, {unit} {number}: {error}; left out.")
             continue
@@ -155,47 +157,42 @@ def _text_of(path: Path, label: str, say: Say) -> str:
     return ""
 
 
-def _lines_of(path: Path, label: str, say: Say) -> Iterator[tuple[int, Record]]:
-    """(line, record) of a JSONL file, or of a TSV file with a header."""
-    lines = enumerate(_text_of(path, label, say).split("\n"), start=1)
-    header = next(lines)[1].split("\t") if path.suffix == ".tsv" else None
-    for number, line in lines:
-        if not line.strip():
-            continue
-        if header is not None:
-            cells = line.rstrip("\r").split("\t")
-            if len(cells) != len(header):
-                say(f"{label}, line {number}: {len(cells)} cells under {len(header)} headings; left out.")
-                continue
-            yield number, dict(zip(header, cells, strict=True))
-            continue
-        try:
-            record = json.loads(line)
-            if not isinstance(record, dict):
-                raise ValueError
-        except (ValueError, RecursionError):
-            say(f"{label}, line {number}: this is not a JSON object; left out.")
-            continue
-        yield number, record
-
-
-def _examples_of(path: Path, label: str, say: Say) -> Iterator[tuple[int, Record]]:
-    """(number, record) of a JSON file with a list of `examples`."""
+def _rows_of(path: Path, label: str, say: Say) -> Iterator[tuple[int, Any, list[str] | None]]:
+    """(number, row, header) of a file: a JSON file's list `examples`, or the lines of a JSONL or TSV file; only a TSV
+    file has a header."""
     text = _text_of(path, label, say)
-    if not text:
+    if path.suffix == ".json":
+        content = _json(text)
+        examples = content.get("examples") if isinstance(content, dict) else None
+        if isinstance(examples, list):
+            yield from ((number, row, None) for number, row in enumerate(examples, start=1))
+        elif text:
+            say(f"{label}: this is no JSON object with a list of examples; left out.")
         return
+    lines = enumerate(text.split("\n"), start=1)
+    header = next(lines)[1].split("\t") if path.suffix == ".tsv" else None
+    yield from ((number, line, header) for number, line in lines if line.strip())
+
+
+def _record(row: Any, header: list[str] | None) -> Record:
+    """A row of a file as a record. Raises BrokenRecord: it is none."""
+    if header:
+        cells = row.rstrip("\r").split("\t")
+        if len(cells) != len(header):
+            raise BrokenRecord(f"{len(cells)} cells under {len(header)} headings")
+        return dict(zip(header, cells, strict=True))
+    record = _json(row) if isinstance(row, str) else row
+    if not isinstance(record, dict):
+        raise BrokenRecord("this is not a JSON object")
+    return record
+
+
+def _json(text: str) -> Any:
+    """A text's content; None if it is no JSON."""
     try:
-        examples = json.loads(text)["examples"]
-        if not isinstance(examples, list):
-            raise TypeError
-    except (ValueError, KeyError, TypeError, RecursionError):
-        say(f"{label}: this is no JSON object with a list of examples; left out.")
-        return
-    for number, record in enumerate(examples, start=1):
-        if isinstance(record, dict):
-            yield number, record
-        else:
-            say(f"{label}, example {number}: this is not an object; left out.")
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _text_in(record: Record, field: str, may_be_empty: bool = False) -> str:
@@ -232,25 +229,25 @@ def _index_in(record: Record, field: str, count: int) -> int:
 def _gsm8k(record: Record, path: Path) -> Doc:
     """Grade-school problems. The gold answer loses its calculator marks."""
     answer = re.sub(r"<<.*?>>", "", _text_in(record, "answer"))
-    if "####" not in answer:
-        raise BrokenRecord("the answer has no ####")
+    final = _number(answer.rpartition("####")[2]) if "####" in answer else ""
+    if not final:
+        raise BrokenRecord("the answer has no number after ####")
     ask = "\n\nThink step by step. End with a line that has only #### and the number."
-    final = _number(answer.rsplit("####", 1)[1])
-    return {"prompt": _text_in(record, "question") + ask, "target": answer, "references": [final]}
+    return {"prompt": _text_in(record, "question") + ask, "target": answer, "reference": final}
 
 
 def _math(record: Record, path: Path) -> Doc:
     """Competition problems."""
     ask = "\n\nThink step by step. Put the final answer in \\boxed{}."
     prompt, final = _text_in(record, "problem") + ask, _plain_latex(_text_in(record, "answer"))
-    return {"prompt": prompt, "target": _text_in(record, "solution"), "references": [final]}
+    return {"prompt": prompt, "target": _text_in(record, "solution"), "reference": final}
 
 
 def _bbh(record: Record, path: Path) -> Doc:
     """BIG-Bench Hard. The gold text is the closing sentence alone: the files have no worked answers."""
     question, target = _text_in(record, "input"), _text_in(record, "target").strip()
     prompt = f"Q: {question}\nA: Let's think step by step."
-    return {"part": path.stem, "prompt": prompt, "target": f"So the answer is {target}.", "references": [target]}
+    return {"part": path.stem, "prompt": prompt, "target": f"So the answer is {target}.", "reference": target}
 
 
 def _bbh_shots(path: Path, say: Say) -> str:
@@ -283,9 +280,10 @@ def _mbpp_shots(path: Path, say: Say) -> str:
     shots: dict[int, str] = {}
     for other in sorted(path.parent.glob("*.jsonl")):
         # Silently: broken lines are reported when their own file is read.
-        for _, record in _lines_of(other, other.name, lambda line: None):
-            if record.get("task_id") in (2, 3, 4):
-                with suppress(BrokenRecord):
+        for _, row, header in _rows_of(other, other.name, lambda line: None):
+            with suppress(BrokenRecord):
+                record = _record(row, header)
+                if record.get("task_id") in (2, 3, 4):
                     shots[record["task_id"]] = f"{_mbpp_question(record)}{_mbpp_code(record)}\n[DONE]\n\n"
     return "".join(text for _, text in sorted(shots.items()))
 
@@ -427,15 +425,12 @@ def _number(text: str, last: bool = False) -> str:
 
 def _boxed(text: str) -> str:
     r"""The content of the last `\boxed{}`, its own braces included; empty without one."""
-    start = text.rfind("\\boxed{")
-    depth, begin = 0, start + len("\\boxed{")
-    for at in range(begin, len(text)) if start >= 0 else ():
-        if text[at] == "{":
-            depth += 1
-        elif text[at] == "}":
-            if depth == 0:
-                return text[begin:at]
-            depth -= 1
+    _, box, rest = text.rpartition("\\boxed{")
+    depth = 0
+    for at, letter in enumerate(rest if box else ""):
+        if letter == "}" and depth == 0:
+            return rest[:at]
+        depth += {"{": 1, "}": -1}.get(letter, 0)
     return ""
 
 
@@ -459,20 +454,9 @@ number = _filter(_gsm8k_answer)
 boxed = _filter(lambda text: _plain_latex(_boxed(text)))
 after_answer_is = _filter(_bbh_answer)
 without_end = _filter(str.rstrip)  # a program's indentation is part of it
-stripped = _filter(str.strip)
 
 
 # ---- the score of an answer: lm-eval's process_results ----
-
-
-def exact(doc: Doc, answers: list[str]) -> dict[str, float]:
-    """1 if the answer equals the reference."""
-    return {"exact_match": float(answers[0] == doc["references"][0] != "")}
-
-
-def exact_in_any_case(doc: Doc, answers: list[str]) -> dict[str, float]:
-    """1 if the answer equals the reference, letter case aside."""
-    return {"exact_match": float(answers[0].lower() == doc["references"][0].lower())}
 
 
 def best_overlap(doc: Doc, answers: list[str]) -> dict[str, float]:
@@ -481,8 +465,8 @@ def best_overlap(doc: Doc, answers: list[str]) -> dict[str, float]:
     Simple versions, without stemming and segmentation: they do not compare with published figures.
     """
     is_summary = doc["part"] in ("gov_report", "qmsum", "multi_news", "vcsum", "samsum")
-    measure, words = (rouge_l if is_summary else overlap_f1), _words(answers[0])
-    return {"overlap": max(measure(words, _words(reference)) for reference in doc["references"])}
+    measure = rouge_l if is_summary else overlap_f1
+    return {"overlap": max(measure(answers[0], reference) for reference in doc["references"])}
 
 
 def passes(doc: Doc, answers: list[str]) -> dict[str, float | str]:
@@ -493,11 +477,6 @@ def passes(doc: Doc, answers: list[str]) -> dict[str, float | str]:
     return {"pass@1": float(outcome.passed), "failures": outcome.reason}
 
 
-def count(reasons: Iterable[str]) -> int:
-    """How many programs failed: lm-eval's aggregation of their reasons."""
-    return sum(map(bool, reasons))
-
-
 def _words(text: str) -> list[str]:
     """Lower-case words without punctuation; each Chinese, Japanese or Thai character is one."""
     return re.findall(
@@ -505,22 +484,16 @@ def _words(text: str) -> list[str]:
     )
 
 
-def overlap_f1(ours: list[str], gold: list[str]) -> float:
+def overlap_f1(answer: str, reference: str) -> float:
     """F1 of the words in common, each counted as often as both have it."""
-    return _f1(sum((Counter(ours) & Counter(gold)).values()), len(ours), len(gold))
+    ours, gold = _words(answer), _words(reference)
+    common = (Counter(ours) & Counter(gold)).total()
+    return 2 * common / (len(ours) + len(gold)) if common else 0.0
 
 
-def rouge_l(ours: list[str], gold: list[str]) -> float:
-    """F1 of the longest common subsequence."""
-    lengths = [0] * (len(gold) + 1)
-    for word in ours:
-        before = 0  # the cell above and one to the left
-        for j, other in enumerate(gold, start=1):
-            above = lengths[j]
-            lengths[j] = before + 1 if word == other else max(lengths[j], lengths[j - 1])
-            before = above
-    return _f1(lengths[-1], len(ours), len(gold))
+def rouge_l(answer: str, reference: str) -> float:
+    """F1 of the longest common subsequence of words, by the package that lm-eval uses."""
+    from rouge_score.rouge_scorer import RougeScorer
 
-
-def _f1(common: int, ours: int, gold: int) -> float:
-    return 2 * common / (ours + gold) if common else 0.0
+    scorer = RougeScorer(["rougeL"], tokenizer=SimpleNamespace(tokenize=_words))
+    return float(scorer.score(reference, answer)["rougeL"].fmeasure)
