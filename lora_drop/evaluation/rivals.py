@@ -119,13 +119,13 @@ def measure_method(loaded: LoadedModel, name: str, prompts: Sequence[str], token
     ]
     regret_low, regret_high = ratio_interval(losses) or (None, None)
     lanes = [report.lanes[own] for report in runs]
-    kept = sum(one.kept for one in lanes)
+    kept = sum(one.standing for one in lanes)
     return {
         **{"speedup_low": low, "speedup_high": high, **figures},
         "tokens_per_second": rate_of(runs, own),
         "baseline_tokens_per_second": rate_of(runs, BASELINE),
-        "layer_runs": sum((one.layer_runs or 0) * one.kept for one in lanes) / kept,
-        "bytes": sum((one.bytes_per_token or 0) * one.kept for one in lanes) / kept,
+        "layer_runs": sum((one.layer_runs or 0) * one.standing for one in lanes) / kept,
+        "bytes": sum((one.bytes_per_token or 0) * one.standing for one in lanes) / kept,
         "kv_saved": sum(report.kv_saved(own) or 0 for report in runs) / len(runs),
         "regret": sum(loss for loss, _ in losses) / sum(count for _, count in losses),
         **{"regret_low": regret_low, "regret_high": regret_high},

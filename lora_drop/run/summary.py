@@ -53,7 +53,7 @@ def _beside(report: Report, name: str) -> dict[str, Any]:
     return {
         **figures,
         **{key: number(figures[key], digits) for key, digits in DIGITS.items()},
-        "tokens_per_refresh": round(own.kept / own.refreshes, 4) if own.refreshes else None,
+        "tokens_per_refresh": round(own.standing / own.refreshes, 4) if own.refreshes else None,
         "speedup_interval": report.speedup_interval(name),
         "quality": own.quality.to_dict(),
     }

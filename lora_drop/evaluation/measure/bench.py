@@ -86,7 +86,7 @@ def time_lanes(
 def rate_of(runs: Sequence[Report], lane: str) -> float | None:
     """Tokens that stand per second of decoding, over all runs; None without any."""
     lanes = [report.lanes[lane] for report in runs]
-    return quotient(1000 * sum(one.kept for one in lanes), sum(one.decode_ms for one in lanes))
+    return quotient(1000 * sum(one.standing for one in lanes), sum(one.decode_ms for one in lanes))
 
 
 def beside(runs: Sequence[Report], lane: str) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def bench(
         HEAD_ONLY: figures.get(HEAD_ONLY),
         "rows_cost": costs,
         **_floor(lanes[LORA_DROP].schedule, every, costs),
-        **_bandwidth(loaded, len(texts[-1]), every[-1].lanes[BASELINE].kept, medians),
+        **_bandwidth(loaded, len(texts[-1]), every[-1].lanes[BASELINE].standing, medians),
         **{
             f"{size}_{name}": last.summary.lanes[name][size]
             for size in ("kv_bytes", "kv_allocated_bytes")

@@ -46,8 +46,8 @@ def parts_of(report: Report, bound: float | None) -> dict[str, Any] | None:
     def ms_of(steps: Sequence[StepRecord | JudgeRecord]) -> float:
         return sum(one.ms - (one.outside or 0.0 if outside else 0.0) for one in steps)
 
-    saved = (ms_of(lane.lora) - len(lane.lora) * kernels) / lane.kept
-    repairs = (ms_of(lane.full) - (lane.kept - len(lane.lora)) * kernels) / lane.kept
+    saved = (ms_of(lane.lora) - len(lane.lora) * kernels) / lane.standing
+    repairs = (ms_of(lane.full) - (lane.standing - len(lane.lora)) * kernels) / lane.standing
     head = saved * _head_share(report)
     parts = [("full", "a full step", full), ("layers", "skipped layers", saved - head)]
     if config.get("head") == "screened":
@@ -55,7 +55,7 @@ def parts_of(report: Report, bound: float | None) -> dict[str, Any] | None:
     does_repair = config.get("refresh") == "repair"
     parts.append(("refreshes", "repairs" if does_repair else "full steps", repairs))
     if config.get("accept") or lane.rejected:
-        parts.append(("taken_back", "rejected drafts", ms_of(lane.rejected) / lane.kept))
+        parts.append(("taken_back", "rejected drafts", ms_of(lane.rejected) / lane.standing))
     if outside:
         parts.append(("outside", "outside the kernels", outside[0] - outside[1]))
     least = full / bound if bound else None
@@ -77,7 +77,7 @@ def _outside(lane: LaneReport, base: LaneReport) -> tuple[float, float] | None:
         times = [record.outside for record in passes if isinstance(record, JudgeRecord) or record.step]
         if None in times:
             return None
-        sums.append(sum(ms for ms in times if ms is not None) / one.kept)
+        sums.append(sum(ms for ms in times if ms is not None) / one.standing)
     return sums[0], sums[1]
 
 

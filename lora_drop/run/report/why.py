@@ -22,7 +22,7 @@ SMALL = 1e9  # parameters; a smaller model is often wrong
 def why(report: Report, parts: dict[str, Any] | None) -> dict[str, str | None]:
     """A sentence by chart, None where it has none, about the run's main lane; `parts` is `parts_of` the report."""
     trace, lane = report.trace, report.main
-    if not report.lanes[lane].kept:
+    if not report.lanes[lane].standing:
         return dict.fromkeys(CHARTS)
     return {
         "answers": _answers(report),
