@@ -107,12 +107,12 @@ def run_figures(args: argparse.Namespace) -> None:
 
 def _axis(args: argparse.Namespace, name: str, kind: type[N], default: str) -> list[N]:
     """The grid's values of a setting: of its list option, of its own option, or the default."""
-    many, one = getattr(args, f"{name}s"), getattr(args, name)
-    if many is not None and one is not None:
+    many, single = getattr(args, f"{name}s"), getattr(args, name)
+    if many is not None and single is not None:
         option = name.replace("_", "-")
         raise LoraDropError(f"give --{option}s or --{option}, not both.")
-    if one is not None:
-        return [one]
+    if single is not None:
+        return [single]
     try:
         return [kind(text) for text in (many or default).split(",")]
     except ValueError:

@@ -109,27 +109,27 @@ def measure_method(loaded: LoadedModel, name: str, prompts: Sequence[str], token
         `regret` in nats per token with its interval, how many answers are the full model's (`same_texts`), `texts`.
     """
     runs = [Report.of(gather(run(loaded, _request(name, prompt, tokens)))) for prompt in prompts]
-    own = next(one for one in runs[0].lanes if one != BASELINE)
-    figures = beside(runs, own)
+    lane = next(lane for lane in runs[0].lanes if lane != BASELINE)
+    figures = beside(runs, lane)
     low, high = figures.pop("speedup_interval") or (None, None)
     if low is not None:  # a method's answer may end early: compare what ran at the same time, as the interval does
-        figures["speedup"] = paired_speedup(runs, own)
+        figures["speedup"] = paired_speedup(runs, lane)
     losses = [
-        _regret(loaded, prompt, report.trace.token_ids(own)) for prompt, report in zip(prompts, runs, strict=True)
+        _regret(loaded, prompt, report.trace.token_ids(lane)) for prompt, report in zip(prompts, runs, strict=True)
     ]
     regret_low, regret_high = ratio_interval(losses) or (None, None)
-    lanes = [report.lanes[own] for report in runs]
-    kept = sum(one.standing for one in lanes)
+    lanes = [report.lanes[lane] for report in runs]
+    standing = sum(lane_report.standing for lane_report in lanes)
     return {
         **{"speedup_low": low, "speedup_high": high, **figures},
-        "tokens_per_second": rate_of(runs, own),
+        "tokens_per_second": rate_of(runs, lane),
         "baseline_tokens_per_second": rate_of(runs, BASELINE),
-        "layer_runs": sum((one.layer_runs or 0) * one.standing for one in lanes) / kept,
-        "bytes": sum((one.bytes_per_token or 0) * one.standing for one in lanes) / kept,
-        "kv_saved": sum(report.kv_saved(own) or 0 for report in runs) / len(runs),
+        "layer_runs": sum((lane_report.layer_runs or 0) * lane_report.standing for lane_report in lanes) / standing,
+        "bytes": sum((lane_report.bytes_per_token or 0) * lane_report.standing for lane_report in lanes) / standing,
+        "kv_saved": sum(report.kv_saved(lane) or 0 for report in runs) / len(runs),
         "regret": sum(loss for loss, _ in losses) / sum(count for _, count in losses),
         **{"regret_low": regret_low, "regret_high": regret_high},
-        "same_texts": sum(report.first_difference(own) is None for report in runs),
+        "same_texts": sum(report.first_difference(lane) is None for report in runs),
         "texts": len(runs),
         "decoder": runs[0].trace.header.device.get("decoder"),
     }

@@ -135,7 +135,7 @@ class QualityAudit:
 
 def top_of(tokenizer: Any, logits: Tensor) -> list[list[list[Any]]]:
     """The likeliest tokens of each row of logits (rows, V): `[text, probability]`, the likeliest first."""
-    ids, chances = (one.tolist() for one in likeliest(logits, TOP))
+    ids, chances = (values.tolist() for values in likeliest(logits, TOP))
     return [top_words(tokenizer, zip(*row, strict=True)) for row in zip(ids, chances, strict=True)]
 
 

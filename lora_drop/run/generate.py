@@ -146,11 +146,11 @@ def generate(
     sequences = torch.cat((input_ids, new), 1)
     if not is_object:
         return sequences
-    kept: Any = {"sequences": sequences}
+    output: Any = {"sequences": sequences}
     for kind in kinds:
-        steps = [torch.cat([row.kept[step][kind] for step in range(len(row.answer))]) for row in rows]
-        kept[kind] = pad_sequence(steps, batch_first=True).unbind(1)
-    return GenerateDecoderOnlyOutput(**kept)
+        steps = [torch.cat([row.outputs[step][kind] for step in range(len(row.answer))]) for row in rows]
+        output[kind] = pad_sequence(steps, batch_first=True).unbind(1)
+    return GenerateDecoderOnlyOutput(**output)
 
 
 def with_(streamer: BaseStreamer | None = None, tokenizer: Any = None) -> Callable[..., Any]:
@@ -205,7 +205,7 @@ class _Choices:
     Attributes:
         lane: the lane.
         answer: the lane's tokens that were verified, up to the stop.
-        kept: by step, the logits of its token, and the scores that the processors made of them, each (1, V).
+        outputs: by step, the logits of its token, and the scores that the processors made of them, each (1, V).
     """
 
     lane: Lane
@@ -215,19 +215,19 @@ class _Choices:
         # Drafts are drawn again when they are verified, so each draw has noise of its own, by a seed from torch's.
         self._seed = int(torch.randint(2**62, ())) if samples and verifies else None
         self.answer: list[int] = []
-        self.kept: dict[int, dict[str, Tensor]] = {}
+        self.outputs: dict[int, dict[str, Tensor]] = {}
 
     def __call__(self, logits: Tensor, step: int) -> Tensor:
         """Tokens (rows, 1) of logits (rows, V), the first row for step `step`."""
-        return torch.cat([self._one(row[None], step + at) for at, row in enumerate(logits)])
+        return torch.cat([self._token(row[None], step + at) for at, row in enumerate(logits)])
 
-    def _one(self, logits: Tensor, step: int) -> Tensor:
+    def _token(self, logits: Tensor, step: int) -> Tensor:
         before = self._prompt.new_tensor([self.lane.tokens[:step]])
         logits = logits.float()
         # A processor may write into its argument. transformers annotates a narrower type of tensor than it passes.
         scores = self._processor(torch.cat((self._prompt, before), 1), logits.clone())  # type: ignore[arg-type]
         if self._keeps:
-            self.kept[step] = {"scores": scores, "logits": logits}
+            self.outputs[step] = {"scores": scores, "logits": logits}
         if not self._samples:
             return scores.argmax(-1, keepdim=True)
         if self._seed is not None:

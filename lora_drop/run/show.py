@@ -38,10 +38,10 @@ def show(prompt: str, preset: str | None = "balanced", model: LoadedModel | str 
     from lora_drop.run.request import Request
     from lora_drop.run.run import run
 
-    names = {one.name for one in settings_of(RUN)}
-    if unknown := settings.keys() - names - {one.name for one in settings_of(SCHEDULE)}:
+    names = {setting.name for setting in settings_of(RUN)}
+    if unknown := settings.keys() - names - {setting.name for setting in settings_of(SCHEDULE)}:
         raise LoraDropError(f"no such setting: {', '.join(sorted(unknown))}. docs/settings.md has all of them.")
     config = config_from({"preset": preset, **settings}, model if isinstance(model, str) else model.id)
     loaded = load_model(model) if isinstance(model, str) else model
-    own = {name: value for name, value in settings.items() if name in names}
-    return gather(run(loaded, Request(prompt, config, **own)))
+    run_settings = {name: value for name, value in settings.items() if name in names}
+    return gather(run(loaded, Request(prompt, config, **run_settings)))

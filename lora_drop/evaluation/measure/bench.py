@@ -86,7 +86,9 @@ def time_lanes(
 def rate_of(runs: Sequence[Report], lane: str) -> float | None:
     """Tokens that stand per second of decoding, over all runs; None without any."""
     lanes = [report.lanes[lane] for report in runs]
-    return quotient(1000 * sum(one.standing for one in lanes), sum(one.decode_ms for one in lanes))
+    return quotient(
+        1000 * sum(lane_report.standing for lane_report in lanes), sum(lane_report.decode_ms for lane_report in lanes)
+    )
 
 
 def beside(runs: Sequence[Report], lane: str) -> dict[str, Any]:
@@ -98,13 +100,13 @@ def beside(runs: Sequence[Report], lane: str) -> dict[str, Any]:
         of the drafts that the full model accepted, None without a draft that it verified.
     """
     ours = [report.lanes[lane] for report in runs]
-    verified = [one for one in ours if one.schedule.verifies]
-    drafts = sum(one.drafts for one in verified)
+    verified = [lane_report for lane_report in ours if lane_report.schedule.verifies]
+    drafts = sum(lane_report.drafts for lane_report in verified)
     return {
         "speedup": quotient(rate_of(runs, lane), rate_of(runs, BASELINE)),
         "speedup_interval": speedup_interval([pair for report in runs for pair in report.pairs(lane)]),
-        "bound": statistics.mean(one.bound or 1.0 for one in ours),
-        "accepted": sum(one.accepted for one in verified) / drafts if drafts else None,
+        "bound": statistics.mean(lane_report.bound or 1.0 for lane_report in ours),
+        "accepted": sum(lane_report.accepted for lane_report in verified) / drafts if drafts else None,
     }
 
 
@@ -114,17 +116,17 @@ def paired_speedup(runs: Sequence[Report], lane: str) -> float | None:
     The rates of whole runs (`rate_of`) also count what one lane did after the other had ended, under other load.
     """
     pairs = [pair for report in runs for pair in report.pairs(lane)]
-    own, base = ([sum(values) for values in zip(*side, strict=True)] for side in zip(*pairs, strict=True))
-    return quotient(quotient(*own), quotient(*base))
+    ours, base = ([sum(values) for values in zip(*side, strict=True)] for side in zip(*pairs, strict=True))
+    return quotient(quotient(*ours), quotient(*base))
 
 
 def median_ms(runs: Sequence[Report], lane: str) -> dict[str, float]:
     """The median milliseconds of each kind of decode step."""
     kinds: dict[str, list[float]] = {}
     for report in runs:
-        for one in report.lanes[lane].passes:
-            if isinstance(one, StepRecord) and one.step:
-                kinds.setdefault(one.kind, []).append(one.ms)
+        for record in report.lanes[lane].passes:
+            if isinstance(record, StepRecord) and record.step:
+                kinds.setdefault(record.kind, []).append(record.ms)
     return {kind: statistics.median(ms) for kind, ms in kinds.items()}
 
 
@@ -133,7 +135,7 @@ def row_cost(runs: Sequence[Report], lane: str) -> float | None:
     schedule = runs[0].lanes[lane].schedule
     if not (schedule.repairs and schedule.dropped):
         return None
-    times = [one.ms for report in runs for one in report.lanes[lane].full if one.rows == schedule.period]
+    times = [record.ms for report in runs for record in report.lanes[lane].full if record.rows == schedule.period]
     repair = quotient(statistics.median(times), median_ms(runs, BASELINE).get("refresh")) if times else None
     return one_more_row(repair, schedule.period)
 
@@ -194,7 +196,7 @@ def bench(
         turned = [*lanes.items()][number % len(lanes) :] + [*lanes.items()][: number % len(lanes)]
         runs.append([time_lanes(loaded, dict(turned), ids, new_tokens, ignore_eos=not prompts) for ids in texts])
     del runs[0]
-    every = [one for several in runs for one in several]
+    every = [report for reports in runs for report in reports]
     columns = _columns(runs)
     medians = {name: _median(column) for name, column in columns.items()}
     figures = {name: beside(every, name) for name in lanes if name != BASELINE}
@@ -296,10 +298,10 @@ def text_of(loaded: LoadedModel, count: int) -> list[int]:
 def _columns(runs: list[list[Report]]) -> dict[str, list[float | None]]:
     """Rates and time to the first token, a value a round."""
     columns = {
-        f"{name}_tokens_per_second": [rate_of(several, name) for several in runs] for name in (BASELINE, LORA_DROP)
+        f"{name}_tokens_per_second": [rate_of(reports, name) for reports in runs] for name in (BASELINE, LORA_DROP)
     }
     # The lanes start from one reading of the prompt: step 0 of each has its time.
-    first_token = [statistics.mean(one.lanes[BASELINE].steps[0].ms for one in several) for several in runs]
+    first_token = [statistics.mean(report.lanes[BASELINE].steps[0].ms for report in reports) for reports in runs]
     return columns | {"first_token_ms": [ms if ms > 0 else None for ms in first_token]}
 
 

@@ -118,7 +118,7 @@ def hf_generate(
     for kind in kinds:
         loaded = load_model(model, device, kind)
         ids = [encode_prompt(loaded.tokenizer, text) for text in prompts] or [text_of(loaded, prompt_tokens)]
-        texts = [torch.tensor([one], device=loaded.device) for one in ids]
+        texts = [torch.tensor([prompt_ids], device=loaded.device) for prompt_ids in ids]
         _timed(loaded, texts[0], 8, lookup)  # warm-up
         seconds = [
             sum(_timed(loaded, ids, new_tokens, lookup) - _timed(loaded, ids, 1, lookup) for ids in texts)

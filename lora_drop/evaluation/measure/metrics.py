@@ -220,7 +220,8 @@ def evaluate_free(
         texts.append(without_end(loaded, ids))
         progress(sum(map(len, scores)))
     every = torch.cat(scores)
-    regret_low, regret_high = ratio_interval([(float(one.sum()), float(len(one))) for one in scores]) or (None, None)
+    sums = [(float(losses.sum()), float(len(losses))) for losses in scores]
+    regret_low, regret_high = ratio_interval(sums) or (None, None)
     ours, usual = ([repeated_share(text) for text in side] for side in (texts, baseline.answers))
     above = ratio_interval([(a - b, 1.0) for a, b in zip(ours, usual, strict=True)]) or (None, None)
     return {

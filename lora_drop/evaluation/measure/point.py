@@ -149,8 +149,8 @@ def measure(
         quality = evaluate(loaded, config, given_texts(loaded, pairs, context_tokens), check, check)
         row |= {"tokens": quality["tokens"], **_columns(quality)}
     if answers is not None:
-        own = evaluate(loaded, config, answers.texts(), check, check)
-        row |= {f"own_{name}": value for name, value in _columns(own).items()}
+        quality = evaluate(loaded, config, answers.texts(), check, check)
+        row |= {f"own_{name}": value for name, value in _columns(quality).items()}
         row["own_answers_sha256"] = answers.sha256
         if free:
             text = evaluate_free(loaded, config, answers, check, check)

@@ -35,8 +35,8 @@ def compared(sides: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         main lane: the mean drift (None where it was not audited), and the milliseconds on its clock so far.
     """
     settings = [side["settings"] for side in sides.values()]
-    names = list(dict.fromkeys(name for one in settings for name in one))
-    rows = [{"name": name, "values": [one.get(name, "") for one in settings]} for name in names]
+    names = list(dict.fromkeys(name for texts in settings for name in texts))
+    rows = [{"name": name, "values": [texts.get(name, "") for texts in settings]} for name in names]
     return {
         "runs": [{"id": run_id, **side["run"]} for run_id, side in sides.items()],
         "criterion": CRITERION,
@@ -71,10 +71,10 @@ def _settings(trace: Trace) -> dict[str, str]:
         (RUN, {**header.sampling, "seed": header.seed}),
     ]
     for owner, values in places:
-        for one in settings_of(owner):
-            if one.name in values:
-                value = values[one.name]
-                texts[one.name.replace("_", " ")] = "default" if value is None else one.kind.write(value)
+        for setting in settings_of(owner):
+            if setting.name in values:
+                value = values[setting.name]
+                texts[setting.name.replace("_", " ")] = "default" if value is None else setting.kind.write(value)
     device = {**header.device}
     others = (header.prompt, header.model["id"], header.model["dtype"], header.device["name"], device.get("decoder"))
     return texts | {name: str(value) for name, value in zip(OTHERS, others, strict=True)}

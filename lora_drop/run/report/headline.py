@@ -36,7 +36,7 @@ def headline(kind: Kind, facts: Facts) -> Headline:
 
     Ids are `speed`; `accepted`, or `skipped` where no guess is verified; and `reads`.
     """
-    figures = [] if kind == "stopped" else [one for one in (_speed(facts), _guesses(facts), _reads(facts)) if one]
+    figures = [] if kind == "stopped" else [*filter(None, (_speed(facts), _guesses(facts), _reads(facts)))]
     return {"figures": figures, "line": " ".join(_line(kind, facts))}
 
 

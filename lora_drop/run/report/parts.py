@@ -44,7 +44,7 @@ def parts_of(report: Report, bound: float | None) -> dict[str, Any] | None:
     kernels = full - outside[1] if outside else full  # of a full step
 
     def ms_of(steps: Sequence[StepRecord | JudgeRecord]) -> float:
-        return sum(one.ms - (one.outside or 0.0 if outside else 0.0) for one in steps)
+        return sum(step.ms - (step.outside or 0.0 if outside else 0.0) for step in steps)
 
     saved = (ms_of(lane.lora) - len(lane.lora) * kernels) / lane.standing
     repairs = (ms_of(lane.full) - (lane.standing - len(lane.lora)) * kernels) / lane.standing
@@ -72,12 +72,12 @@ def parts_of(report: Report, bound: float | None) -> dict[str, Any] | None:
 def _outside(lane: LaneReport, base: LaneReport) -> tuple[float, float] | None:
     """Milliseconds per token that a lane, and the baseline, spent outside the kernels; None where a pass lacks it."""
     sums = []
-    for one in (lane, base):
-        passes = [record for record in one.passes if isinstance(record, StepRecord | JudgeRecord)]
+    for side in (lane, base):
+        passes = [record for record in side.passes if isinstance(record, StepRecord | JudgeRecord)]
         times = [record.outside for record in passes if isinstance(record, JudgeRecord) or record.step]
         if None in times:
             return None
-        sums.append(sum(ms for ms in times if ms is not None) / one.standing)
+        sums.append(sum(ms for ms in times if ms is not None) / side.standing)
     return sums[0], sums[1]
 
 
@@ -91,7 +91,7 @@ def _head_share(report: Report) -> float:
     where = max(1, len(lane.steps) // 2), header.prompt_tokens, 1
     whole = step_bytes(shape, baseline_schedule(shape.num_layers), *where)
     both, layers = (
-        step_bytes(shape, one, *where, corrections, lora=True)
-        for one in (schedule, dataclasses.replace(schedule, head="full"))
+        step_bytes(shape, variant, *where, corrections, lora=True)
+        for variant in (schedule, dataclasses.replace(schedule, head="full"))
     )
     return (layers - both) / (whole - both) if whole > both else 0.0

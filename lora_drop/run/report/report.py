@@ -74,9 +74,9 @@ class Quality:
 
     def add(self, audit: AuditRecord) -> None:
         """Take an audit. The token of the prefill counts in `all_steps` only."""
-        own = {"prefill": (), "lora": ("lora_steps",)}.get(str(audit.kind), ("full_steps",))
+        groups = {"prefill": (), "lora": ("lora_steps",)}.get(str(audit.kind), ("full_steps",))
         values: dict[str, float | None] = dict(zip(self.NAMES, (audit.kl, audit.nll_gap, audit.agrees), strict=True))
-        for group in (*own, "all_steps"):
+        for group in (*groups, "all_steps"):
             self._counts[group] += 1
             for name, value in values.items():
                 if value is not None:
@@ -339,9 +339,9 @@ class Report:
 
     def first_difference(self, lane: str) -> int | None:
         """Index of a lane's first token that differs from the baseline's; None if none does."""
-        base, own = self.lanes[self._base].steps, self.lanes[lane].steps
-        at, both = self._same[lane], min(len(base), len(own))
-        while at < both and base[at].token_id == own[at].token_id:
+        base, ours = self.lanes[self._base].steps, self.lanes[lane].steps
+        at, both = self._same[lane], min(len(base), len(ours))
+        while at < both and base[at].token_id == ours[at].token_id:
             at += 1
         self._same[lane] = at
         return at if at < both else None
@@ -351,11 +351,11 @@ class Report:
 
         None of the baseline, where either has no decode step or no time, and of the reference decoder.
         """
-        base, own = self.lanes[self._base], self.lanes[lane]
-        shorter = min(base.standing, own.standing)
-        if own is base or not shorter or not makes_claims(self.trace.header):
+        base, ours = self.lanes[self._base], self.lanes[lane]
+        shorter = min(base.standing, ours.standing)
+        if ours is base or not shorter or not makes_claims(self.trace.header):
             return None
-        return quotient(own.rate_to(shorter), base.rate_to(shorter))
+        return quotient(ours.rate_to(shorter), base.rate_to(shorter))
 
     def speedup_interval(self, lane: str) -> list[float] | None:
         """95% interval of `speedup`, [low, high], from a bootstrap over pairs of refresh cycles; None where it has
@@ -369,22 +369,22 @@ class Report:
 
     def kv_saved(self, lane: str) -> float | None:
         """Share of the baseline's K/V bytes that a lane saves, at the last step that both have."""
-        base, own = self.lanes[self._base], self.lanes[lane]
-        last = min(len(base.steps), len(own.steps)) - 1
-        if own is base or last < 0 or not base.steps[last].kv_bytes:
+        base, ours = self.lanes[self._base], self.lanes[lane]
+        last = min(len(base.steps), len(ours.steps)) - 1
+        if ours is base or last < 0 or not base.steps[last].kv_bytes:
             return None
-        return 1 - own.steps[last].kv_bytes / base.steps[last].kv_bytes
+        return 1 - ours.steps[last].kv_bytes / base.steps[last].kv_bytes
 
     def beside(self, lane: str) -> dict[str, Any]:
         """A lane beside the baseline so far: the figures of `TOGETHER`, and `accepted`."""
-        own = self.lanes[lane]
+        ours = self.lanes[lane]
         return {
             "speedup": self.speedup(lane),
-            "bound": own.bound,
+            "bound": ours.bound,
             "kv_saved": self.kv_saved(lane),
             "first_divergence": self.first_difference(lane),
-            "top1_agreement": own.quality.mean("lora_steps", "top1_agreement"),
-            "accepted": own.acceptance,
+            "top1_agreement": ours.quality.mean("lora_steps", "top1_agreement"),
+            "accepted": ours.acceptance,
         }
 
     def figures(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def quotient(over: float | None, under: float | None) -> float | None:
     return over / under if over and under and over > 0 and under > 0 else None
 
 
-def at_the_same_time(base: Sequence[Cycle], own: Sequence[Cycle], view: str) -> list[Pair]:
+def at_the_same_time(base: Sequence[Cycle], ours: Sequence[Cycle], view: str) -> list[Pair]:
     """Each cycle of a lane, with all that the baseline did meanwhile.
 
     Other load on the machine meets both sides of a pair alike. The lanes take turns: in a `race` the lane whose own
@@ -45,14 +45,14 @@ def at_the_same_time(base: Sequence[Cycle], own: Sequence[Cycle], view: str) -> 
     """
     axis = 0 if view == "lock-step" else 1
     pairs: list[Pair] = []
-    own_at, base_at, rest = 0.0, 0.0, iter(base)
+    ours_at, base_at, rest = 0.0, 0.0, iter(base)
     step = next(rest, None)
-    for cycle in own:
+    for cycle in ours:
         if step is None:
             break
-        own_at += cycle[axis]
+        ours_at += cycle[axis]
         tokens, ms = 0, 0.0
-        while step is not None and base_at + step[axis] / 2 <= own_at:
+        while step is not None and base_at + step[axis] / 2 <= ours_at:
             tokens, ms, base_at = tokens + step[0], ms + step[1], base_at + step[axis]
             step = next(rest, None)
         pairs.append((cycle, (tokens, ms)))
@@ -65,10 +65,10 @@ def speedup_interval(pairs: Sequence[Pair]) -> list[float] | None:
     Args:
         pairs: of `at_the_same_time`; too few have no interval, nor have those whose clock stood still.
     """
-    own, base = zip(*pairs, strict=True) if len(pairs) >= LEAST_CYCLES else ((), ())
-    if min(sum(ms for _, ms in side) for side in (own, base)) <= 0:
+    ours, base = zip(*pairs, strict=True) if len(pairs) >= LEAST_CYCLES else ((), ())
+    if min(sum(ms for _, ms in side) for side in (ours, base)) <= 0:
         return None
-    interval = ratio_interval(own, base)
+    interval = ratio_interval(ours, base)
     return interval and [round(end, 4) for end in interval]
 
 

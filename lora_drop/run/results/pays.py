@@ -93,7 +93,7 @@ def where_it_pays(loaded: LoadedModel | ModelInfo, values: Mapping[str, Any] | N
         - result: `text`, and `curves` and `own`, the calculator's point; or the text alone of values that do not fit.
     """
     stored = stored_shapes()
-    points = [*_points_here(loaded), *(point for one in stored for point in _stored_points(loaded, one))]
+    points = [*_points_here(loaded), *(point for shape in stored for point in _stored_points(loaded, shape))]
     chosen = _defaults(stored) if values is None else dict(values)
     fields = [vars(field) | {"value": chosen.get(field.name)} for field in FIELDS]
     try:
@@ -199,8 +199,8 @@ def calculated(values: Mapping[str, Any]) -> dict[str, Any]:
         {"kind": "plain", "label": "nothing checked", "points": _curve(bound, plain, outside)},
         {"kind": "checked", "label": "every guess checked", "points": _curve(checked, repaired, outside)},
     ]
-    own = {"kind": "own", "label": "your model", "waits": waits, "speedup": expected, "words": text}
-    return {"text": text, "curves": curves, "own": own}
+    point = {"kind": "own", "label": "your model", "waits": waits, "speedup": expected, "words": text}
+    return {"text": text, "curves": curves, "own": point}
 
 
 def _read(field: Field, value: Any) -> float:

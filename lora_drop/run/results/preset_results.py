@@ -138,8 +138,8 @@ def preset_figures(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> P
     if the presets file has it for this model and these adapters.
     """
 
-    def resolved(one: LoraDropConfig) -> Any:
-        return one.schedule_for(loaded.num_layers), one.adapters, one.corrections
+    def resolved(settings: LoraDropConfig) -> Any:
+        return settings.schedule_for(loaded.num_layers), settings.adapters, settings.corrections
 
     try:  # the run itself refuses settings that do not fit
         wanted = resolved(config)
@@ -158,7 +158,9 @@ def preset_figures(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> P
             gains[key] = here[row]["speedup"]
             gains["device"] = describe_device(loaded.device)["name"]
     try:
-        measured = measured_presets(loaded.id, loaded.revision, lambda one: taken if one == same[0].config else None)
+        measured = measured_presets(
+            loaded.id, loaded.revision, lambda preset_config: taken if preset_config == same[0].config else None
+        )
     except LoraDropError:  # broken
         measured = Measured()
     if (accepted := measured.bare.get(name, {}).get("accepted")) is not None:

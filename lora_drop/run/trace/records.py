@@ -60,12 +60,12 @@ Top = Annotated[list[tuple[TokenText, Annotated[float, Field(strict=True, ge=0, 
 def _of_table(owner: str) -> dict[str, Any]:
     """The table's settings as types. A choice may be any text: another version may have written the run."""
 
-    def type_of(one: Setting) -> Any:
-        if isinstance(one.kind, Choice):
-            return Text | None if one.kind.off else Text
-        return Annotated[one.kind.annotation, WithJsonSchema(one.schema)]
+    def type_of(setting: Setting) -> Any:
+        if isinstance(setting.kind, Choice):
+            return Text | None if setting.kind.off else Text
+        return Annotated[setting.kind.annotation, WithJsonSchema(setting.schema)]
 
-    return {one.name: type_of(one) for one in settings_of(owner)}
+    return {setting.name: type_of(setting) for setting in settings_of(owner)}
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -226,7 +226,7 @@ class _Line:
     def to_file(self) -> dict[str, Any]:
         """The object that a line of the file holds."""
         fields: Any = type(self)  # Any: each of them is a dataclass
-        defaults = {one.name: one.default for one in dataclasses.fields(fields)}
+        defaults = {field.name: field.default for field in dataclasses.fields(fields)}
         values = dataclasses.asdict(cast(Any, self))
         return {k: v for k, v in values.items() if k not in self._optional or v != defaults[k]}
 
@@ -271,7 +271,7 @@ class Header(_Line):
 
     def config_of(self, lane: str) -> LaneConfig:
         """A lane's settings."""
-        return next(one["config"] for one in self.lanes if one["id"] == lane)
+        return next(entry["config"] for entry in self.lanes if entry["id"] == lane)
 
     @property
     def main(self) -> LaneHeader:
@@ -433,7 +433,7 @@ def is_plain(value: Any, depth: int = MAX_DEPTH) -> bool:
     `MAX_TEXT` characters, and all numbers are finite and at most `LARGEST`."""
     if isinstance(value, (dict, list)):
         inner = value.values() if isinstance(value, dict) else value
-        return depth > 0 and len(inner) <= MAX_VALUES and all(is_plain(one, depth - 1) for one in inner)
+        return depth > 0 and len(inner) <= MAX_VALUES and all(is_plain(item, depth - 1) for item in inner)
     if isinstance(value, str):
         return len(value) <= MAX_TEXT
     if value is None or isinstance(value, bool):
