@@ -1,4 +1,4 @@
-"""`evaluate`: quality of a setting on given targets, on the full model's own answers, and of its own text."""
+"""`evaluate`: quality of a setting on given targets, on the full model's own answers, and of the text it writes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
         with progress("answers", quiet=args.json) as show:
             answers = own_answers(loaded, prompts, args.context_tokens, show)
         texts = texts or answers.texts()
-    assert texts is not None  # given, or own
+    assert texts is not None  # the targets are given, or the answers
     if not texts.pairs:
         raise LoraDropError(
             "every answer of the full model is empty or goes in circles, so none can be a target: take other prompts."

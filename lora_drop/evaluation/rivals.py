@@ -1,7 +1,8 @@
 """Measure methods beside the full model: `compare.json`, from which the frontier of methods is drawn.
 
-Each method is a lane beside the full model's, by the same clock. Parameters are searched on other prompts than those
-that are reported: a lossless method reports its fastest values, another one all of its values.
+Each method is a lane beside the full model's, timed alike. A method with parameters is measured with several values of
+them. If it is lossless, the fastest values are searched for, on other prompts than those reported, and only they are
+reported; else all values are.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ def compare_methods(
     """Measure every method that the folder has no row of, and write the files after each.
 
     Args:
-        methods: as `lanes_of` takes them; one without values has them searched.
-        prompts: that are reported.
-        searched_on: that parameters are searched on.
+        methods: as `lanes_of` takes them; without its parameters' values, a method is measured with several.
+        prompts: those whose figures are reported.
+        searched_on: those that the search for a lossless method's fastest values runs on.
         source: where the prompts come from, for the record.
         tokens: most new tokens of an answer.
         progress: called with the rows done and all of them, those of the search included.
@@ -84,15 +85,15 @@ def compare_methods(
         chosen[name] = [best["method"]]
     for names in chosen.values():
         measured(names, is_search=False)
-    store.write()  # the picture anew, also where nothing was missing
+    store.write()  # draws the picture anew even if no row was missing
     return store.content
 
 
 def _candidates(loaded: LoadedModel, name: str) -> list[str]:
-    """The lanes that a method may be, each with its values."""
+    """Names of the lanes to measure for a method: its name with each choice of values for its parameters."""
     lanes_of(name)  # reports a method that is not in the table
     values: list[tuple[int, ...]] = [()] if ":" in name else METHODS[name].searched(loaded.num_layers)
-    texts = [":".join([name, *map(str, some)]) for some in values]
+    texts = [":".join([name, *map(str, parameters)]) for parameters in values]
     return [method_lane(text, loaded.num_layers, loaded.id).name for text in texts]
 
 

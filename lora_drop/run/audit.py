@@ -1,7 +1,7 @@
 """Audits: a lane compared with the full model, off every clock.
 
 `DriftAudit` uses the lane's own tokens: drift is the distance from the full model's states on the same tokens, so a
-second, full pass with its own K/V cache computes them, one batched forward per refresh. `QualityAudit` uses the
+second, full pass with a separate K/V cache computes them, one batched forward per refresh. `QualityAudit` uses the
 baseline's tokens: on a lane's own text the figure would reward collapse, since the full model copies a loop too.
 """
 

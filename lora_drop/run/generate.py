@@ -1,4 +1,4 @@
-"""The library's two calls: `stream` a run's records, and `generate` as transformers' own decoding hook."""
+"""The library's two calls: `stream` a run's records, and `generate` as transformers' decoding hook."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def generate(
     The prompts of a batch are decoded one after the other, each without its padding.
 
     transformers prepares the processors (temperature and top-p among them), the stopping criteria and the config, and
-    draws from torch's global generator as its own sampling does.
+    draws from torch's global generator as transformers' sampling does.
 
     Args:
         input_ids: the prompts, (B, P), padded on the left.
@@ -200,7 +200,7 @@ def _until_stopped(lane: Lane, prompt: Tensor, stopping_criteria: StoppingCriter
 
 
 class _Choices:
-    """Draws a lane's tokens by transformers' own processors.
+    """Draws a lane's tokens by transformers' processors.
 
     Attributes:
         lane: the lane.
@@ -212,7 +212,7 @@ class _Choices:
 
     def __init__(self, prompt: Tensor, processor: LogitsProcessorList, samples: bool, verifies: bool, keeps: bool):
         self._prompt, self._processor, self._samples, self._keeps = prompt, processor, samples, keeps
-        # Drafts are drawn again when they are verified, so each draw has noise of its own, by a seed from torch's.
+        # A draft is drawn again when it is verified: a step's noise follows from its number and one seed of torch's.
         self._seed = int(torch.randint(2**62, ())) if samples and verifies else None
         self.answer: list[int] = []
         self.outputs: dict[int, dict[str, Tensor]] = {}

@@ -1,6 +1,6 @@
 """A look inside one step of a lane: what each layer did, how far it was from the full model, and what it would say.
 
-The lane's text up to the step is read again, off every clock: by the lane's own schedule, with full steps where the
+The lane's text up to the step is read again, off every clock: by the lane's schedule, with full steps where the
 run had them, and by the full model. That is possible only where model, adapters and prompt have not changed since. A
 layer's logit lens is the likeliest next tokens if the final norm and the head followed it directly. Lanes that have
 diverged have different prefixes, so each figure names the lanes whose text it is for.
@@ -37,7 +37,7 @@ from lora_drop.run.request import prompt_ids_of
 from lora_drop.run.trace.records import Header, StepRecord, number
 from lora_drop.run.trace.trace import Trace
 
-AROUND = 64  # steps on either side whose outputs are kept too: a reader goes on to the neighbours
+AROUND = 64  # steps on either side whose outputs are stored too: a reader goes on to the neighbours
 CHUNK = 64  # tokens of one pass of the full model
 
 

@@ -70,7 +70,7 @@ def run(
 
     Args:
         should_stop: asked after each step, and between the parts of a long prompt.
-        prompts: prompts that were read before, and where this one is kept.
+        prompts: the cache of prompts that were read before; this prompt goes into it.
         checked: lanes and prompt tokens in place of those that the request comes to.
 
     Raises:

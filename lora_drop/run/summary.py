@@ -15,7 +15,7 @@ DIGITS = {"speedup": 4, "bound": 4, "kv_saved": 6, "accepted": 6}
 
 
 def summarise(report: Report, lanes: dict[str, Lane], prefill_cached: bool = False) -> Summary:
-    """The last record of a run. A further lane's comparison with the baseline is among its own figures.
+    """The last record of a run. A further lane's comparison with the baseline is among that lane's figures.
 
     Args:
         lanes: the lanes as they ended, by id. One that did not end was stopped.

@@ -1,4 +1,4 @@
-"""Quality through the real decode schedule: teacher-forced, and of a lane's own text.
+"""Quality through the real decode schedule: teacher-forced, and of the text a lane writes.
 
 The tokens of a target are fed one at a time through prefill and decode steps, as generation would run them: a skipped
 layer attends to the keys that decoding would have written. The full model reads the same tokens in one pass. Of a
@@ -180,7 +180,7 @@ def describe(loaded: LoadedModel, config: LoraDropConfig, decoder: str) -> dict[
     }
 
 
-# ---- of a lane's own text ----
+# ---- of the text a lane writes ----
 
 
 @torch.inference_mode()

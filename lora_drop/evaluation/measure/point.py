@@ -121,7 +121,7 @@ def measure(
     prompts: Sequence[str] = (),
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Measure a row: quality on given texts, on the full model's own answers and of the point's own text; speed.
+    """Measure a row: quality on given texts, on the full model's own answers and of the text the point writes; speed.
 
     Args:
         pairs: prompts and given targets; without them the row has no columns of given texts.

@@ -1,7 +1,7 @@
 """A run as Chrome's trace event JSON: what Perfetto (ui.perfetto.dev) and chrome://tracing open.
 
 The process is the run, a thread is a lane, and a slice is a pass: a step (rejected or not), or the last verification
-of drafts. A lane's slices follow each other on the lane's own clock, without gaps. Lanes took turns on the device, so
+of drafts. A lane's slices follow each other on the lane's clock, without gaps. Lanes took turns on the device, so
 slices above each other in the viewer did not run at the same time.
 """
 

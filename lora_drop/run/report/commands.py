@@ -37,7 +37,7 @@ def commands_of(header: Any) -> dict[str, str]:
 
 
 def link_of(header: Any) -> str:
-    """A link, relative to the page, that sets prompt and settings as in the run of a header: as the page's own link
+    """A link, relative to the page, that sets prompt and settings as in the run of a header: as the page's link
     (assets/js/export/link.js), without the hashes of the texts."""
     values = {**header.main["config"], **dict(_changed(RUN, {**header.sampling, "seed": header.seed}))}
     settings = [BY_NAME["compare"], *(setting for setting in settings_of(SCHEDULE, RUN) if setting.label)]

@@ -30,7 +30,7 @@ def compared(sides: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         `{"runs": [{"id", "name", "main", "lanes", "words", "verdict", "reads", "speed", "figures"}], "criterion",
         "settings": [{"name", "values"}], "curves": {"drift": [...], "clock": [...]}}`. `main` is the id of the lane
         that a run is about, `lanes` have `id` and `label`, `reads` says how its text reads, by the criterion. `speed`
-        is the run's own, with a label where it is noisy. `figures` are the summary's. `settings` are those that
+        is the run's speedup, with a label where it is noisy. `figures` are the summary's. `settings` are those that
         differ between the runs, as texts, one value per run. `curves` have one list per run, by decode step of its
         main lane: the mean drift (None where it was not audited), and the milliseconds on its clock so far.
     """
@@ -65,7 +65,7 @@ def _settings(trace: Trace) -> dict[str, str]:
     """A run's settings as texts, by name."""
     header = trace.header
     texts = {}
-    # Each setting from its own place: an old header may have further keys, whose values nothing has checked.
+    # Each setting from its place: an old header may have further keys, whose values nothing has checked.
     places: list[tuple[str, Mapping[str, Any]]] = [
         (SCHEDULE, dict(header.main["config"])),
         (RUN, {**header.sampling, "seed": header.seed}),

@@ -22,12 +22,12 @@ BY_CHANCE = 1.03  # a speedup this far beyond the bound is noise: the lanes ran 
 
 
 def makes_claims(header: Header) -> bool:
-    """Whether a run's speed says something of LoRA-Drop: the reference decoder is slow for reasons of its own."""
+    """Whether a run's speed says something of LoRA-Drop: the reference decoder is slow for other reasons."""
     return header.device.get("decoder") != "reference" and not lacks_kernels(dict(header.device))
 
 
 def lacks_kernels(device: Mapping[str, Any]) -> bool:
-    """Whether torch decoded on a CPU, where it waits for its own calls: skipping layers may lose time there."""
+    """Whether torch decoded on a CPU, where the calls themselves take time: skipping layers may lose time there."""
     return device.get("type") == "cpu" and str(device.get("decoder")).startswith("static")
 
 
@@ -39,7 +39,7 @@ def quotient(over: float | None, under: float | None) -> float | None:
 def at_the_same_time(base: Sequence[Cycle], ours: Sequence[Cycle], view: str) -> list[Pair]:
     """Each cycle of a lane, with all that the baseline did meanwhile.
 
-    Other load on the machine meets both sides of a pair alike. The lanes take turns: in a `race` the lane whose own
+    Other load on the machine meets both sides of a pair alike. The lanes take turns: in a `race` the lane whose
     clock is behind steps next, so cycles at the same clock ran at the same time; in `lock-step`, those at the same
     token. What one lane did after the other had ended is left out.
     """
@@ -124,7 +124,7 @@ def no_gain_reason(bound: float, accepted: float | None) -> str:
 
 
 def labelled_speed(speedup: float | None, interval: Sequence[float] | None, bound: float | None) -> str | None:
-    """A run's own speedup, with a label where it is no headline; None without a speedup."""
+    """A run's speedup, with a label where it is no headline; None without a speedup."""
     if speedup is None:
         return None
     text = f"{speedup:.2f}x"

@@ -1,4 +1,4 @@
-"""Why the charts look as they do: a sentence for each, with the run's own figures."""
+"""Why the charts look as they do: a sentence for each, with the run's figures."""
 
 from __future__ import annotations
 

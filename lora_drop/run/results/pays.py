@@ -27,7 +27,7 @@ from lora_drop.run.results.calibration import HEAD, gain_here, speeds_here
 from lora_drop.run.results.files import SHAPES
 from lora_drop.run.results.store import Content, Row
 
-LIKE = "LLaMA3-8B"  # whose proportions and vocabulary a model of one's own has in the calculator
+LIKE = "LLaMA3-8B"  # the calculator gives the user's model its proportions and vocabulary
 NAMES = {  # of the shapes, by their names in `random:...`
     "random:llama2-7b": "LLaMA2-7B",
     "random:llama3-8b": "LLaMA3-8B",
@@ -169,7 +169,7 @@ def _defaults(stored: list[Content]) -> dict[str, float | None]:
 
 
 def calculated(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The calculator's result for a model of one's own.
+    """The calculator's result for the user's model.
 
     Raises:
         LoraDropError: a value is missing or outside its limits, or the layers cannot be skipped so.
@@ -211,7 +211,7 @@ def _read(field: Field, value: Any) -> float:
 
 
 def _shape(layers: int, width: int, bits: float) -> ModelShape:
-    """A model of one's own: the proportions and the vocabulary of `LIKE`, all matrices with so many bits."""
+    """The user's model: the proportions and the vocabulary of `LIKE`, all matrices with so many bits."""
     like = paper.SHAPES[LIKE]
     heads = max(1, round(like.num_heads * width / like.hidden_size))
     size = bits / 8 / ITEMSIZE

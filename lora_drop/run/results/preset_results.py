@@ -1,7 +1,7 @@
 """Measured figures of the presets: the file of the `presets` command, read for the page and for `run`.
 
 A row counts only if a run of the preset would be the same now: same weights, same settings, same adapters. No figure
-here is set by hand. The file was written on another processor: of a preset's speed only this machine's own calibration
+here is set by hand. The file was written on another processor: of a preset's speed only this machine's calibration
 is shown (`calibration.py`).
 """
 
@@ -52,7 +52,7 @@ class Measured:
 
 
 def regret_of(row: dict[str, Any]) -> float | None:
-    """Quality loss of a row's own text in nats per token: how much less likely each token is than the full model's
+    """Quality loss of a row's text in nats per token: how much less likely each token is than the full model's
     favourite. It says how a text reads, with `accept` and without; None if the row has no free text."""
     return row.get("free_regret")
 

@@ -225,7 +225,7 @@ def answer_of(rows: Iterable[Row], prompts: int | None = None) -> Answer:
     Without speeds of this machine, the one with the highest bound.
 
     Args:
-        prompts: that each row's own text answers.
+        prompts: that each row's text answers.
     """
     cells = [row for row in rows if not is_baseline(row)]
     if safe := [row for row in cells if reads_well(row)]:
@@ -364,7 +364,7 @@ def stops_of(
 
 
 def _head_stop(here: Row | None, full: str | None) -> Stop:
-    """The full model with the screened head: what of the other stops' speed is not LoRA-Drop's own.
+    """The full model with the screened head: the part of the other stops' speed that is not LoRA-Drop's.
 
     Args:
         here: its row of the calibration.

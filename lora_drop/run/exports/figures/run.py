@@ -29,7 +29,7 @@ LINES = 16  # of each answer; the rest is an ellipsis
 LEAST = 1.5  # pixels; shorter passes are drawn together with the next one
 MOST_POINTS = 400  # of a line
 NOTHING = "This run has nothing to draw here."
-# As the page's own: of what a lane saves or pays.
+# As on the page: the colours of what a lane saves or pays.
 PARTS = {"layers": "dropped", "head": "muted", "refreshes": "refresh", "taken_back": "rejected", "outside": "edge"}
 
 
