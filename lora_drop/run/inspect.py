@@ -189,7 +189,7 @@ def read_again(
     """Read a lane's text again, and keep the layer outputs around a step.
 
     Args:
-        trace: of which only the header, and kinds and tokens of the lane's steps, are read.
+        trace: only its header, and the kinds and tokens of the lane's steps, are read.
         step: one that the lane has.
         should_stop: asked between steps.
 

@@ -75,7 +75,7 @@ def work(job: str, texts: Sequence[bytes], *arguments: Any) -> Any:
 
 
 def limit_memory() -> None:
-    """Limit this process to its size and `MEMORY`, on Linux: elsewhere its size is not told, or not limited."""
+    """Limit this process to its size and `MEMORY`, on Linux: other systems lack a report of it, or the limit."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 

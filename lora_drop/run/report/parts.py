@@ -27,10 +27,10 @@ def parts_of(report: Report, bound: float | None) -> dict[str, Any] | None:
         `{"unit", "parts": [{"id", "label", "ms"}], "total", "outside", "bound", "bound_with_repairs"}`. The first
         part, `full`, is the baseline's time per token; savings are negative; the parts add up to `total`. The saving
         of LoRA steps is split between layers and head by the bytes that each saves. `outside` has the time outside the
-        kernels, `{"full", "own"}`, of which the part has the difference; None where the trace does not tell it (then
-        the other parts include it). `bound` is the least time by the bytes, and `bound_with_repairs` adds the measured
-        cost of the repairs. None without a baseline, without decode steps, and for the reference decoder, whose times
-        mean nothing.
+        kernels of both lanes, `{"full", "own"}`, and the part `outside` is their difference; None where the trace
+        lacks it (then the other parts include it). `bound` is the least time by the bytes, and `bound_with_repairs`
+        adds the measured cost of the repairs. None without a baseline, without decode steps, and for the reference
+        decoder, whose times mean nothing.
     """
     header = report.trace.header
     if not report.has_baseline or not makes_claims(header):
