@@ -28,8 +28,8 @@ from lora_drop.evaluation.measure.bench import (
     rate_of,
     read_bandwidth,
     rows_cost,
-    text_of,
     time_lanes,
+    tokens_of_text,
 )
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import ModelShape, kv_saved
@@ -76,7 +76,7 @@ def measured(loaded: LoadedModel, ratio: float, k: int, prompt_tokens: int) -> l
         BASELINE: baseline_lane(loaded.num_layers),
         LORA_DROP: LanePlan("LoRA-Drop", config, config.schedule_for(loaded.num_layers)),
     }
-    ids = text_of(loaded, prompt_tokens)
+    ids = tokens_of_text(loaded, prompt_tokens)
     time_lanes(loaded, lanes, ids, 3)
     return [time_lanes(loaded, lanes, ids, CYCLES * (k + 1) + 1) for _ in range(ROUNDS)]
 
@@ -100,7 +100,7 @@ def rows(shapes: list[str], memory: int, prompt_tokens: int, dtype: str = "bfloa
     for shape in shapes:
         name, layers = fitted(shape, memory)
         loaded = load_model(f"random:{name}", "auto", dtype)
-        cost = rows_cost(loaded, LoraDropConfig(), text_of(loaded, prompt_tokens))["4"]
+        cost = rows_cost(loaded, LoraDropConfig(), tokens_of_text(loaded, prompt_tokens))["4"]
         about = {"model": f"random:{shape}", "dtype": dtype, "layers": layers, "of": SHAPES[shape].num_hidden_layers}
         about["row_cost"] = one_more_row(cost, 4)
         for ratio in RATIOS:

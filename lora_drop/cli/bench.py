@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     prompts = read_prompts(args.prompts, "prompt") if args.prompts else []
     loaded = load(args)
     result = bench(loaded, config, args.prompt_tokens, args.new_tokens, args.rounds, prompts, say)
-    del loaded  # the references load their own
+    del loaded  # the references load the model again
     lengths, read = (args.prompt_tokens, args.new_tokens, result["config"]["prompts"]), result["read_gb_per_second"]
     for name, drafts in (("hf_generate", None), ("hf_prompt_lookup", LOOKUP)):
         reference = None

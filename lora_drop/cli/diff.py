@@ -27,14 +27,14 @@ LONGEST = 60  # characters of a setting's value in a table
 def add(commands: Commands) -> None:
     """Add the command's options."""
     parser = add_command(commands, "diff", run, "compare two recorded runs: settings, figures, answers word by word")
-    parser.add_path("one", "A.jsonl")
-    parser.add_path("other", "B.jsonl")
+    parser.add_path("left", "A.jsonl")
+    parser.add_path("right", "B.jsonl")
     parser.add_path("--html", "OUT.html", "the comparison as a page that opens offline")
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    paths = [args.one, args.other]
+    paths = [args.left, args.right]
     result = difference(paths, [read_trace(path) for path in paths])
     if args.html:
         write_export(paths, args.html, _page(result))
@@ -59,14 +59,14 @@ def difference(paths: Sequence[Path], traces: Sequence[Trace]) -> dict[str, Any]
         rates = {name: lane.tokens_per_second for name, lane in report.lanes.items()}
         columns.append({f"tokens/s, {name}": f"{rate:.1f}" for name, rate in rates.items() if rate} | figures(result))
     sides = compared({str(at): side_of(trace) for at, trace in enumerate(traces)})
-    one, other = traces
-    lanes = {name: (name, name) for name in one.steps if name in other.steps}
-    lanes = lanes or {"main": (one.header.main["id"], other.header.main["id"])}
+    left, right = traces
+    lanes = {name: (name, name) for name in left.steps if name in right.steps}
+    lanes = lanes or {"main": (left.header.main["id"], right.header.main["id"])}
     return {
         "runs": [{"name": f"{'AB'[at]} {paths[at].name}", "run": results[at]} for at in (0, 1)],
         "settings": {row["name"]: row["values"] for row in sides["settings"]},
         "figures": {label: [column.get(label, "-") for column in columns] for each in columns for label in each},
-        "answers": {name: side_by_side(one.text(a), other.text(b)) for name, (a, b) in lanes.items()},
+        "answers": {name: side_by_side(left.text(a), right.text(b)) for name, (a, b) in lanes.items()},
     }
 
 
@@ -76,8 +76,8 @@ def _show(result: dict[str, Any]) -> None:
     for title in ("settings", "figures"):
         rows: list[Row] = []
         for name, texts in result[title].items():
-            one, other = (textwrap.shorten(plain(text), LONGEST, placeholder=" ...") for text in texts)
-            rows.append({"name": name, a: one, b: other})
+            left, right = (textwrap.shorten(plain(text), LONGEST, placeholder=" ...") for text in texts)
+            rows.append({"name": name, a: left, b: right})
         print_table(rows, {title if rows else f"{title}: the same": ("name",), a: (a,), b: (b,)})
         print()
     print("words of A alone are [-so-], words of B alone {+so+}")
@@ -89,16 +89,16 @@ def _show(result: dict[str, Any]) -> None:
 
 def _marked(piece: list[str]) -> str:
     """A piece of an alignment as `wdiff` writes it."""
-    kind, one, other = piece
-    return one if kind == "same" else " ".join([f"[-{one}-]"] * bool(one) + [f"{{+{other}+}}"] * bool(other))
+    kind, left, right = piece
+    return left if kind == "same" else " ".join([f"[-{left}-]"] * bool(left) + [f"{{+{right}+}}"] * bool(right))
 
 
 def _page(result: dict[str, Any]) -> str:
     """The comparison as HTML without scripts."""
     heads = "".join(f"<th>{escaped(run['name'])}</th>" for run in result["runs"])
 
-    def row(one: str, other: str) -> str:
-        return f"<td>{escaped(one)}</td><td>{escaped(other)}</td></tr>"
+    def row(left: str, right: str) -> str:
+        return f"<td>{escaped(left)}</td><td>{escaped(right)}</td></tr>"
 
     def table(title: str, rows: dict[str, list[str]]) -> str:
         lines = "".join(f"<tr><th>{escaped(name)}</th>{row(*values)}" for name, values in rows.items())

@@ -118,8 +118,8 @@ def _problems(facts: Facts) -> Iterator[tuple[str, str]]:
             f"no kernels for this processor ({why})",
             "install the wheel of this platform, or a C compiler (gcc, clang)",
         )
-    elif paths[-1] != (own := kernels["runs"].rpartition(" ")[2]):
-        yield f"the kernels use {own}, and this processor has {paths[-1]}", "unset LORA_DROP_NATIVE"
+    elif paths[-1] != (used := kernels["runs"].rpartition(" ")[2]):
+        yield f"the kernels use {used}, and this processor has {paths[-1]}", "unset LORA_DROP_NATIVE"
     if paths and paths[-1] in ("plain", "avx2", "avx512", "neon"):
         do = "`lora-drop calibrate` measures which presets gain here"
         yield f"this processor has no byte products in one instruction (its best path is {paths[-1]})", do
@@ -159,5 +159,5 @@ def _show(facts: Facts) -> None:
     print()
     print_table(facts["packages"], {"package": ("name",), "installed": ("installed",), "at least": ("floor",)})
     print("\nslow here:" if facts["slow"] else "\nNothing here makes it slow.")
-    for one in facts["slow"]:
-        print(f"- {one['problem']}: {one['do']}")
+    for slow in facts["slow"]:
+        print(f"- {slow['problem']}: {slow['do']}")

@@ -1,4 +1,4 @@
-"""`evaluate`: quality of a setting on given targets, on the full model's own answers, and of its own text."""
+"""`evaluate`: quality of a setting on given targets, on the full model's own answers, and of the text it writes."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     config = config_from(vars(args), args.model)
-    own = args.target == "own" or (args.target is None and args.free and args.target_field is None)
-    if not own and None in (args.data, args.prompt_field, args.target_field):
+    on_answers = args.target == "own" or (args.target is None and args.free and args.target_field is None)
+    if not on_answers and None in (args.data, args.prompt_field, args.target_field):
         raise LoraDropError("name --data, --prompt-field and --target-field, or take --target own.")
-    pairs = [] if own else read_data(args)  # before the model: a mistake in the file is reported at once
-    prompts = read_data_prompts(args) if own else [prompt for prompt, _ in pairs]
+    pairs = [] if on_answers else read_data(args)  # before the model: a mistake in the file is reported at once
+    prompts = read_data_prompts(args) if on_answers else [prompt for prompt, _ in pairs]
     from lora_drop.evaluation.measure.metrics import evaluate, evaluate_free
     from lora_drop.evaluation.measure.texts import given_texts, own_answers
 
     loaded = load(args)
-    texts = None if own else given_texts(loaded, pairs, args.context_tokens)
-    if own or args.free:
+    texts = None if on_answers else given_texts(loaded, pairs, args.context_tokens)
+    if on_answers or args.free:
         with progress("answers", quiet=args.json) as show:
             answers = own_answers(loaded, prompts, args.context_tokens, show)
         texts = texts or answers.texts()
-    assert texts is not None  # given, or own
+    assert texts is not None  # the targets are given, or the answers
     if not texts.pairs:
         raise LoraDropError(
             "every answer of the full model is empty or goes in circles, so none can be a target: take other prompts."

@@ -54,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             args, rest = parser.parse_known_args(argv)
         finally:
-            sys.stdout.flush()  # --help ends here, and its reader may be gone
-        args.rest = rest
-        if args.command is not doctor.run:  # which reports them
+            sys.stdout.flush()  # --help ends here; a closed pipe must be noticed now
+        args.rest = rest  # `page` parses it
+        if args.command is not doctor.run:  # `doctor` reports wrong versions itself
             check_versions()
         code = args.command(args) or 0
         sys.stdout.flush()
@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _end("interrupted.", INTERRUPTED)
     except OSError as error:
-        # Commands report mistakes with files themselves, so this is stdout. Python would flush it again at exit.
+        # Commands report errors with files themselves, so stdout failed. Python flushes it at exit: let that write go
+        # nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # `| head` has seen enough
             return 1

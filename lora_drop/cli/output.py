@@ -32,7 +32,7 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def progress(what: str, every: float = 0, quiet: bool = False) -> Iterator[Callable[..., None]]:
+def progress(noun: str, every: float = 0, quiet: bool = False) -> Iterator[Callable[..., None]]:
     """A callback `(done, total=None, words="")`: on a terminal's stderr a bar with the time left, or a count.
 
     Elsewhere a line, `3 of 9 points`, or nothing without a total. The pace leaves out what the first call has done.
@@ -44,7 +44,7 @@ def progress(what: str, every: float = 0, quiet: bool = False) -> Iterator[Calla
     from tqdm import tqdm
 
     on_terminal, due = sys.stderr.isatty(), 0.0
-    form = {"bar_format": f"{{n_fmt}} {what}", "smoothing": 0, "leave": False, "dynamic_ncols": True}
+    form = {"bar_format": f"{{n_fmt}} {noun}", "smoothing": 0, "leave": False, "dynamic_ncols": True}
     with tqdm(disable=quiet or not on_terminal, **form) as bar:
 
         def show(done: int, total: int | None = None, words: str = "") -> None:
@@ -53,12 +53,12 @@ def progress(what: str, every: float = 0, quiet: bool = False) -> Iterator[Calla
                 if bar.total != total:
                     bar.reset(total)
                     bar.initial = bar.n = done
-                    bar.bar_format = f"{{n_fmt}} of {{total_fmt}} {what} |{{bar}}| {{remaining}} left{{postfix}}"
+                    bar.bar_format = f"{{n_fmt}} of {{total_fmt}} {noun} |{{bar}}| {{remaining}} left{{postfix}}"
                 bar.set_postfix_str(words, refresh=total is not None)
                 bar.update(done - bar.n)
             elif total and not quiet and (time.monotonic() >= due or done == total):
                 due = time.monotonic() + every
-                say(f"{done} of {total} {what}{words and ', '}{words}")
+                say(f"{done} of {total} {noun}{words and ', '}{words}")
 
         yield show
 

@@ -1,4 +1,4 @@
-"""`page`: start the page. Its options have a parser of their own (`lora_drop page --help`)."""
+"""`page`: start the page. A separate parser reads its options (`lora_drop page --help`)."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, "presets", run, "measure every preset")
     parser.add_data_options()
     parser.add_path(
-        "--prompts", "FILE.jsonl", "answered freely, in a field prompt (default those settings are chosen on)"
+        "--prompts", "FILE.jsonl", "to answer freely, in a field prompt (default: those that settings are chosen on)"
     )
     parser.add_model_options()
     parser.add_out("gets presets.json; goes on where it ended")

@@ -80,31 +80,31 @@ class Stream:
 
     def _lane(self, lane: LaneHeader, width: int, rows: int | None) -> tuple[RenderableType, ...]:
         """A lane's label, text, bars and figures."""
-        own, style = self._report.lanes[lane["id"]], STYLES.get(lane["id"], "")
-        steps = own.steps[: own.verified]
+        report, style = self._report.lanes[lane["id"]], STYLES.get(lane["id"], "")
+        steps = report.steps[: report.verified]
         lines = Text(plain("".join(step.text for step in steps)).strip("\n")).wrap(self._console, width)
         label = Text(plain(lane["label"]), f"bold {style}", no_wrap=True, overflow="ellipsis")
         return (
             label,
             Group(*lines[-rows if rows else 0 :]),
-            self._strip(own, width, style),
-            Text(figures_of(own), "dim"),
+            self._strip(report, width, style),
+            Text(figures_of(report), "dim"),
         )
 
-    def _strip(self, own: LaneReport, width: int, style: str) -> Text:
+    def _strip(self, report: LaneReport, width: int, style: str) -> Text:
         """A bar for each of the last steps: its height is the share of layers that ran."""
         bars = BARS if self._console.encoding.startswith("utf") else ASCII_BARS
         strip = Text()
-        for step in own.steps[: own.verified][-width:]:
+        for step in report.steps[: report.verified][-width:]:
             bar = bars[round(8 * sum(step.active) / len(step.active))]
             strip.append(bar, SKIPPED if step.kind in DRAFTS else style)
         return strip
 
 
-def figures_of(own: LaneReport) -> str:
+def figures_of(report: LaneReport) -> str:
     """A lane's figures so far, in a line."""
-    rate, steps = own.tokens_per_second, own.steps[: own.verified]
+    rate, steps = report.tokens_per_second, report.steps[: report.verified]
     words = [counted(len(steps), "token"), f"{rate:.1f} tokens/s" if rate else "no decode step"]
     words += [f"KV {human_bytes(steps[-1].kv_bytes)}"] if steps else []
-    words += [f"{counted(len(own.rejected), 'draft')} rejected"] if own.rejected else []
+    words += [f"{counted(len(report.rejected), 'draft')} rejected"] if report.rejected else []
     return ", ".join(words)

@@ -16,7 +16,7 @@ N = TypeVar("N", int, float)
 
 
 def _speedup(row: Row) -> str:
-    """A measured speedup, or that its spread is too wide for a number."""
+    """A measured speedup; `noisy` where its spread is too wide for a number."""
     low, high = row.get("speedup_low"), row.get("speedup_high")
     interval = None if low is None or high is None else (low, high)
     return "noisy" if speedup_words(row["speedup"], interval) == NOISY else cell(row["speedup"], ".2f", "x")
@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> None:
     if args.drop_layers is not None:
         raise LoraDropError("a sweep chooses the layers by --drop-ratios, within --layers; not by --drop-layers.")
     lists = {name: getattr(args, name) for name in ("reuse", "part", "adapters")}
+    # A list is no value of a config: the base has the defaults in these three.
     base = config_from(vars(args) | dict.fromkeys(lists), args.model)
     rules = {
         name: [getattr(base, name)] if text is None else [part.strip() for part in text.split(",")]
@@ -106,13 +107,13 @@ def run_figures(args: argparse.Namespace) -> None:
 
 
 def _axis(args: argparse.Namespace, name: str, kind: type[N], default: str) -> list[N]:
-    """The grid's values of a setting: of its list option, of its own option, or the default."""
-    many, one = getattr(args, f"{name}s"), getattr(args, name)
-    if many is not None and one is not None:
+    """The grid's values of a setting: from its list option, its single option, or the default."""
+    many, single = getattr(args, f"{name}s"), getattr(args, name)
+    if many is not None and single is not None:
         option = name.replace("_", "-")
         raise LoraDropError(f"give --{option}s or --{option}, not both.")
-    if one is not None:
-        return [one]
+    if single is not None:
+        return [single]
     try:
         return [kind(text) for text in (many or default).split(",")]
     except ValueError:

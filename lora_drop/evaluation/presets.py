@@ -36,7 +36,7 @@ class Case:
 
     @property
     def key(self) -> dict[str, Any]:
-        """What identifies its row."""
+        """The columns that identify its row."""
         return {"preset": self.preset.name, **self.point.key, "config": self.preset.config.differences()}
 
     def is_of(self, row: Row) -> bool:
@@ -56,12 +56,14 @@ def measure_presets(
 ) -> Content:
     """Measure every preset that the folder has no row of, and write `presets.json` after each row.
 
-    A preset or a bank that has changed is measured again. Quality is that on the full model's own answers, on the
-    given texts, and of the preset's own answers.
+    A preset or a bank that has changed is measured again. Quality is measured on the full model's own answers, on
+    the given texts, and of the preset's answers.
 
     Args:
+        pairs: prompts and targets of the given texts; the speed is measured on the first `TIMED` prompts.
         source: where `pairs` come from, for the record.
         prompts: answered by the full model and by each preset.
+        context_tokens: see `given_texts`.
         progress: called with the rows done and all of them, first with those already there.
 
     Returns:
@@ -94,7 +96,7 @@ def measure_presets(
 
 
 def _cases(loaded: LoadedModel, prompt: str) -> list[Case]:
-    """Each preset as it is, and without corrections where it has some."""
+    """Each preset as it is, and without corrections where it has some; `prompt` checks that they fit the model."""
     cases: list[Case] = []
     for preset in presets_for(loaded.id).values():
         try:

@@ -1,7 +1,8 @@
 """Measure methods beside the full model: `compare.json`, from which the frontier of methods is drawn.
 
-Each method is a lane beside the full model's, by the same clock. Parameters are searched on other prompts than those
-that are reported: a lossless method reports its fastest values, another one all of its values.
+Each method is a lane beside the full model's, timed alike. A method with parameters is measured with several values of
+them. If it is lossless, the fastest values are searched for, on other prompts than those reported, and only they are
+reported; else all values are.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ def compare_methods(
     """Measure every method that the folder has no row of, and write the files after each.
 
     Args:
-        methods: as `lanes_of` takes them; one without values has them searched.
-        prompts: that are reported.
-        searched_on: that parameters are searched on.
+        methods: as `lanes_of` takes them; without its parameters' values, a method is measured with several.
+        prompts: those whose figures are reported.
+        searched_on: those that the search for a lossless method's fastest values runs on.
         source: where the prompts come from, for the record.
         tokens: most new tokens of an answer.
         progress: called with the rows done and all of them, those of the search included.
@@ -84,15 +85,15 @@ def compare_methods(
         chosen[name] = [best["method"]]
     for names in chosen.values():
         measured(names, is_search=False)
-    store.write()  # the picture anew, also where nothing was missing
+    store.write()  # draws the picture anew even if no row was missing
     return store.content
 
 
 def _candidates(loaded: LoadedModel, name: str) -> list[str]:
-    """The lanes that a method may be, each with its values."""
+    """Names of the lanes to measure for a method: its name with each choice of values for its parameters."""
     lanes_of(name)  # reports a method that is not in the table
     values: list[tuple[int, ...]] = [()] if ":" in name else METHODS[name].searched(loaded.num_layers)
-    texts = [":".join([name, *map(str, some)]) for some in values]
+    texts = [":".join([name, *map(str, parameters)]) for parameters in values]
     return [method_lane(text, loaded.num_layers, loaded.id).name for text in texts]
 
 
@@ -109,27 +110,27 @@ def measure_method(loaded: LoadedModel, name: str, prompts: Sequence[str], token
         `regret` in nats per token with its interval, how many answers are the full model's (`same_texts`), `texts`.
     """
     runs = [Report.of(gather(run(loaded, _request(name, prompt, tokens)))) for prompt in prompts]
-    own = next(one for one in runs[0].lanes if one != BASELINE)
-    figures = beside(runs, own)
+    lane = next(lane for lane in runs[0].lanes if lane != BASELINE)
+    figures = beside(runs, lane)
     low, high = figures.pop("speedup_interval") or (None, None)
     if low is not None:  # a method's answer may end early: compare what ran at the same time, as the interval does
-        figures["speedup"] = paired_speedup(runs, own)
+        figures["speedup"] = paired_speedup(runs, lane)
     losses = [
-        _regret(loaded, prompt, report.trace.token_ids(own)) for prompt, report in zip(prompts, runs, strict=True)
+        _regret(loaded, prompt, report.trace.token_ids(lane)) for prompt, report in zip(prompts, runs, strict=True)
     ]
     regret_low, regret_high = ratio_interval(losses) or (None, None)
-    lanes = [report.lanes[own] for report in runs]
-    kept = sum(one.kept for one in lanes)
+    lanes = [report.lanes[lane] for report in runs]
+    standing = sum(lane_report.standing for lane_report in lanes)
     return {
         **{"speedup_low": low, "speedup_high": high, **figures},
-        "tokens_per_second": rate_of(runs, own),
+        "tokens_per_second": rate_of(runs, lane),
         "baseline_tokens_per_second": rate_of(runs, BASELINE),
-        "layer_runs": sum((one.layer_runs or 0) * one.kept for one in lanes) / kept,
-        "bytes": sum((one.bytes_per_token or 0) * one.kept for one in lanes) / kept,
-        "kv_saved": sum(report.kv_saved(own) or 0 for report in runs) / len(runs),
+        "layer_runs": sum((lane_report.layer_runs or 0) * lane_report.standing for lane_report in lanes) / standing,
+        "bytes": sum((lane_report.bytes_per_token or 0) * lane_report.standing for lane_report in lanes) / standing,
+        "kv_saved": sum(report.kv_saved(lane) or 0 for report in runs) / len(runs),
         "regret": sum(loss for loss, _ in losses) / sum(count for _, count in losses),
         **{"regret_low": regret_low, "regret_high": regret_high},
-        "same_texts": sum(report.first_difference(own) is None for report in runs),
+        "same_texts": sum(report.first_difference(lane) is None for report in runs),
         "texts": len(runs),
         "decoder": runs[0].trace.header.device.get("decoder"),
     }

@@ -54,7 +54,9 @@ AXES = (
     "period",
     "drop_layers",
 )
-_LISTS = {one.name: one.kind for one in settings_of(SCHEDULE) if isinstance(one.kind, (Layers, LayerList))}
+_LISTS = {
+    setting.name: setting.kind for setting in settings_of(SCHEDULE) if isinstance(setting.kind, (Layers, LayerList))
+}
 
 
 def grid(

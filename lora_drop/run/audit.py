@@ -1,7 +1,7 @@
 """Audits: a lane compared with the full model, off every clock.
 
 `DriftAudit` uses the lane's own tokens: drift is the distance from the full model's states on the same tokens, so a
-second, full pass with its own K/V cache computes them, one batched forward per refresh. `QualityAudit` uses the
+second, full pass with a separate K/V cache computes them, one batched forward per refresh. `QualityAudit` uses the
 baseline's tokens: on a lane's own text the figure would reward collapse, since the full model copies a loop too.
 """
 
@@ -135,7 +135,7 @@ class QualityAudit:
 
 def top_of(tokenizer: Any, logits: Tensor) -> list[list[list[Any]]]:
     """The likeliest tokens of each row of logits (rows, V): `[text, probability]`, the likeliest first."""
-    ids, chances = (one.tolist() for one in likeliest(logits, TOP))
+    ids, chances = (values.tolist() for values in likeliest(logits, TOP))
     return [top_words(tokenizer, zip(*row, strict=True)) for row in zip(ids, chances, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""The library's two calls: `stream` a run's records, and `generate` as transformers' own decoding hook."""
+"""The library's two calls: `stream` a run's records, and `generate` as transformers' decoding hook."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def generate(
     The prompts of a batch are decoded one after the other, each without its padding.
 
     transformers prepares the processors (temperature and top-p among them), the stopping criteria and the config, and
-    draws from torch's global generator as its own sampling does.
+    draws from torch's global generator as transformers' sampling does.
 
     Args:
         input_ids: the prompts, (B, P), padded on the left.
@@ -147,11 +147,11 @@ def generate(
     sequences = torch.cat((input_ids, new), 1)
     if not is_object:
         return sequences
-    kept: Any = {"sequences": sequences}
+    output: Any = {"sequences": sequences}
     for kind in kinds:
-        steps = [torch.cat([row.kept[step][kind] for step in range(len(row.answer))]) for row in rows]
-        kept[kind] = pad_sequence(steps, batch_first=True).unbind(1)
-    return GenerateDecoderOnlyOutput(**kept)
+        steps = [torch.cat([row.outputs[step][kind] for step in range(len(row.answer))]) for row in rows]
+        output[kind] = pad_sequence(steps, batch_first=True).unbind(1)
+    return GenerateDecoderOnlyOutput(**output)
 
 
 def with_(streamer: BaseStreamer | None = None, tokenizer: Any = None) -> Callable[..., Any]:
@@ -201,34 +201,34 @@ def _until_stopped(lane: Lane, prompt: Tensor, stopping_criteria: StoppingCriter
 
 
 class _Choices:
-    """Draws a lane's tokens by transformers' own processors.
+    """Draws a lane's tokens by transformers' processors.
 
     Attributes:
         lane: the lane.
         answer: the lane's tokens that were verified, up to the stop.
-        kept: by step, the logits of its token, and the scores that the processors made of them, each (1, V).
+        outputs: by step, the logits of its token, and the scores that the processors made of them, each (1, V).
     """
 
     lane: Lane
 
     def __init__(self, prompt: Tensor, processor: LogitsProcessorList, samples: bool, verifies: bool, keeps: bool):
         self._prompt, self._processor, self._samples, self._keeps = prompt, processor, samples, keeps
-        # Drafts are drawn again when they are verified, so each draw has noise of its own, by a seed from torch's.
+        # A draft is drawn again when it is verified: a step's noise follows from its number and one seed of torch's.
         self._seed = int(torch.randint(2**62, ())) if samples and verifies else None
         self.answer: list[int] = []
-        self.kept: dict[int, dict[str, Tensor]] = {}
+        self.outputs: dict[int, dict[str, Tensor]] = {}
 
     def __call__(self, logits: Tensor, step: int) -> Tensor:
         """Tokens (rows, 1) of logits (rows, V), the first row for step `step`."""
-        return torch.cat([self._one(row[None], step + at) for at, row in enumerate(logits)])
+        return torch.cat([self._token(row[None], step + at) for at, row in enumerate(logits)])
 
-    def _one(self, logits: Tensor, step: int) -> Tensor:
+    def _token(self, logits: Tensor, step: int) -> Tensor:
         before = self._prompt.new_tensor([self.lane.tokens[:step]])
         logits = logits.float()
         # A processor may write into its argument. transformers annotates a narrower type of tensor than it passes.
         scores = self._processor(torch.cat((self._prompt, before), 1), logits.clone())  # type: ignore[arg-type]
         if self._keeps:
-            self.kept[step] = {"scores": scores, "logits": logits}
+            self.outputs[step] = {"scores": scores, "logits": logits}
         if not self._samples:
             return scores.argmax(-1, keepdim=True)
         if self._seed is not None:

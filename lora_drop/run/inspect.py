@@ -1,6 +1,6 @@
 """A look inside one step of a lane: what each layer did, how far it was from the full model, and what it would say.
 
-The lane's text up to the step is read again, off every clock: by the lane's own schedule, with full steps where the
+The lane's text up to the step is read again, off every clock: by the lane's schedule, with full steps where the
 run had them, and by the full model. That is possible only where model, adapters and prompt have not changed since. A
 layer's logit lens is the likeliest next tokens if the final norm and the head followed it directly. Lanes that have
 diverged have different prefixes, so each figure names the lanes whose text it is for.
@@ -37,7 +37,7 @@ from lora_drop.run.request import prompt_ids_of
 from lora_drop.run.trace.records import Header, StepRecord, number
 from lora_drop.run.trace.trace import Trace
 
-AROUND = 64  # steps on either side whose outputs are kept too: a reader goes on to the neighbours
+AROUND = 64  # steps on either side whose outputs are stored too: a reader goes on to the neighbours
 CHUNK = 64  # tokens of one pass of the full model
 
 
@@ -84,13 +84,13 @@ def _check_steps(loaded: LoadedModel, schedule: Schedule, steps: list[StepRecord
     if prompt_tokens + len(steps) > loaded.context + 1:
         raise LoraDropError(f"this run is longer than the context of {loaded.id}: it cannot be read again.")
     gap = 0
-    for one in steps[1:]:
-        gap = gap + 1 if one.kind in DRAFTS else 0
+    for step in steps[1:]:
+        gap = gap + 1 if step.kind in DRAFTS else 0
         is_free = schedule.is_adaptive or schedule.verifies  # its full steps depend on the text
-        fits = one.kind == "refresh" or gap if is_free else one.kind == schedule.kind(one.step)
+        fits = step.kind == "refresh" or gap if is_free else step.kind == schedule.kind(step.step)
         if not fits or gap >= schedule.period:
-            raise LoraDropError(f"step {one.step} is not what this lane's schedule says: it cannot be read again.")
-    if any(one.token_id >= loaded.shape.vocab_size for one in steps):
+            raise LoraDropError(f"step {step.step} is not what this lane's schedule says: it cannot be read again.")
+    if any(step.token_id >= loaded.shape.vocab_size for step in steps):
         raise LoraDropError(f"this run has tokens that {loaded.id} does not know: it cannot be read again.")
 
 
@@ -110,7 +110,7 @@ def _config(recorded: dict[str, Any]) -> LoraDropConfig:
     Raises:
         LoraDropError: a value that this version does not have, or adapters that are not shipped.
     """
-    names = [one.name for one in settings_of(SCHEDULE)]
+    names = [setting.name for setting in settings_of(SCHEDULE)]
     settings = {name: recorded[name] for name in names if name in recorded}
     extras = recorded.get("extras", {})
     if not (recorded.get("rank") or recorded.get("corrected") or extras.get("head_rank")):
@@ -148,7 +148,7 @@ class Window:
     @property
     def nbytes(self) -> int:
         """Bytes of its tensors."""
-        return self.lane.nbytes + self.full.nbytes + sum(one.nbytes for one in self.repaired.values())
+        return self.lane.nbytes + self.full.nbytes + sum(outputs.nbytes for outputs in self.repaired.values())
 
     def holds(self, step: int, token_ids: list[int]) -> bool:
         """True if the window has this step of a lane with these tokens."""
@@ -189,7 +189,7 @@ def read_again(
     """Read a lane's text again, and keep the layer outputs around a step.
 
     Args:
-        trace: of which only the header, and kinds and tokens of the lane's steps, are read.
+        trace: only its header, and the kinds and tokens of the lane's steps, are read.
         step: one that the lane has.
         should_stop: asked between steps.
 
@@ -207,16 +207,16 @@ def read_again(
         dataclasses.replace(recorded.schedule, accept=0.0), recorded.bank, len(recorded.prompt_ids) + end
     )
     refresher = _Recorded(state.schedule)
-    refresher.kinds = [one.kind for one in steps]
+    refresher.kinds = [record.kind for record in steps]
     state.refresher = refresher
-    tokens = [one.token_id for one in steps[: end - 1]]
+    tokens = [record.token_id for record in steps[: end - 1]]
     try:
         ids = torch.tensor([recorded.prompt_ids], device=decoder.device)
         prompt = decoder.read_prompt(ids, should_stop)
         pruned = recorded.schedule.dropped if recorded.schedule.prunes else ()
-        own = decoder.read_prompt(ids, should_stop, pruned) if pruned else prompt
-        decoder.start(own, state)
-        first, full_kv = own.states[1:, 0].cpu(), prompt.kv.clone()
+        lane_prompt = decoder.read_prompt(ids, should_stop, pruned) if pruned else prompt
+        decoder.start(lane_prompt, state)
+        first, full_kv = lane_prompt.states[1:, 0].cpu(), prompt.kv.clone()
         rows, repaired = _lane_rows(decoder, state, tokens, start, should_stop)
         full = _full_rows(loaded, full_kv, len(recorded.prompt_ids), tokens, start, should_stop)
     except Stopped:
@@ -230,7 +230,7 @@ def _lane_rows(
     decoder: ReferenceOutputs, state: DecodeState, tokens: list[int], start: int, should_stop: Callable[[], bool]
 ) -> tuple[list[Tensor], dict[int, Tensor]]:
     """Outputs of the lane's steps from max(start, 1) on, and of those that a repair ran again. Raises Stopped."""
-    kept: list[Tensor] = []
+    first_pass: list[Tensor] = []
     repaired: dict[int, Tensor] = {}
     for step, token in enumerate(tokens, start=1):
         if should_stop():
@@ -239,28 +239,28 @@ def _lane_rows(
         outputs = decoder.take()
         rows = max(map(len, outputs))
         if step >= start:
-            kept.append(torch.stack([one[-1] for one in outputs]).cpu())  # (L, D) of its own token
+            first_pass.append(torch.stack([layer[-1] for layer in outputs]).cpu())  # (L, D) of the step's token
         for back in range(1, rows):
             if (earlier := step - back) >= max(start, 1):
-                below = kept[earlier - max(start, 1)]  # below the first skipped layer the first pass was exact
-                again = [one[-1 - back].cpu() if len(one) > 1 else below[i] for i, one in enumerate(outputs)]
+                below = first_pass[earlier - max(start, 1)]  # below the first skipped layer the first pass was exact
+                again = [layer[-1 - back].cpu() if len(layer) > 1 else below[i] for i, layer in enumerate(outputs)]
                 repaired[earlier] = torch.stack(again)
-    return kept, repaired
+    return first_pass, repaired
 
 
 def _full_rows(
     loaded: LoadedModel, kv: Any, position: int, tokens: list[int], start: int, should_stop: Callable[[], bool]
 ) -> Tensor:
     """The full model's outputs (steps, L, D) at the steps from max(start, 1) on. Raises Stopped."""
-    decoder, layers, kept = loaded.new_decoder(), tuple(range(loaded.num_layers)), []
+    decoder, layers, rows = loaded.new_decoder(), tuple(range(loaded.num_layers)), []
     for at in range(0, len(tokens), CHUNK):
         if should_stop():
             raise Stopped
         chunk = torch.tensor([tokens[at : at + CHUNK]], device=decoder.device)
         outputs = decoder.read(chunk, kv, position + at, layers, chunk.shape[1] - 1).watched
         assert outputs is not None  # `read` returns those of the layers asked for
-        kept.append(outputs[:, 0, max(0, start - at - 1) :].transpose(0, 1).cpu())
-    return torch.cat(kept) if kept else torch.empty(0, loaded.num_layers, loaded.shape.hidden_size)
+        rows.append(outputs[:, 0, max(0, start - at - 1) :].transpose(0, 1).cpu())
+    return torch.cat(rows) if rows else torch.empty(0, loaded.num_layers, loaded.shape.hidden_size)
 
 
 def inspect(loaded: LoadedModel, header: Header, about: dict[str, Any], window: Window) -> dict[str, Any]:
@@ -299,4 +299,4 @@ def inspect(loaded: LoadedModel, header: Header, about: dict[str, Any], window: 
 
 def _drifts(ours: Tensor, full: Tensor) -> list[float | None]:
     """By layer, from outputs (L, D)."""
-    return [number(one, 6) for one in drift_of(ours, full).tolist()]
+    return [number(drift, 6) for drift in drift_of(ours, full).tolist()]

@@ -31,7 +31,7 @@ class PromptCache:
         self._session = self._address = ""
 
     def part(self, session: str, address: str) -> PromptCache:
-        """A session's own prompts in this cache: another's are not seen, neither in an answer nor in its time.
+        """A session's prompts in this cache: another's are not seen, neither in an answer nor in its time.
 
         Args:
             address: who pays for them: the address that holds most makes room.

@@ -20,7 +20,7 @@ def take_turns(lanes: dict[str, Lane], view: str) -> Iterator[tuple[str, LaneEve
     """Steps of all lanes until each has ended, one lane at a time.
 
     Args:
-        view: `race` gives the next step to the lane whose own clock is behind, so that a faster lane is seen pulling
+        view: `race` gives the next step to the lane whose clock is behind, so that a faster lane is seen pulling
             ahead in real proportion; `lock-step` goes by step number, side by side.
     """
     while running := [(name, lane) for name, lane in lanes.items() if not lane.ended]:
@@ -39,7 +39,7 @@ def _owner(name: str) -> ThreadPoolExecutor:
 def by_owner(device: torch.device, work: Callable[[], T]) -> T:
     """Call a function in the one thread that owns a GPU, whichever thread asks for it.
 
-    A server asks from one of many threads that come and go. Each would get its own workspaces of the libraries, and
+    A server asks from one of many threads that come and go. Each would get separate workspaces of the libraries, and
     one could call CUDA in the middle of another's capture. On a CPU, and on ZeroGPU, which lends the card to the
     thread that asks, the function is called right here.
     """

@@ -181,7 +181,7 @@ def _check_memory(
     needed = size(baseline_schedule(loaded.num_layers), 0)  # the prefill's
     needed += sum(size(lane.schedule) for lane in lanes.values())
     if request.audit:
-        # Each lane's drift, and its quality on the baseline's tokens, have caches of their own.
+        # Each lane's drift, and its quality on the baseline's tokens, have separate caches.
         needed += len(lanes.keys() - {BASELINE}) * size(baseline_schedule(loaded.num_layers))
         if BASELINE in lanes:
             needed += sum(size(lane.schedule) for name, lane in lanes.items() if name != BASELINE)

@@ -70,7 +70,7 @@ def run(
 
     Args:
         should_stop: asked after each step, and between the parts of a long prompt.
-        prompts: prompts that were read before, and where this one is kept.
+        prompts: the cache of prompts that were read before; this prompt goes into it.
         checked: lanes and prompt tokens in place of those that the request comes to.
 
     Raises:
@@ -101,9 +101,9 @@ def _records(
     lanes: dict[str, Lane],
 ) -> Iterator[Record]:
     """The records of `run`; puts the lanes that it makes into `lanes`."""
-    own = loaded.new_decoder()
-    decoder = own.ready_for([(lane.schedule, lane.bank) for lane in checked.lanes.values()])
-    if decoder is not own:
+    preferred = loaded.new_decoder()
+    decoder = preferred.ready_for([(lane.schedule, lane.bank) for lane in checked.lanes.values()])
+    if decoder is not preferred:
         checked = dataclasses.replace(checked, notes=[*checked.notes, NOT_PREPARED])
     report = Report(_header(loaded, request, checked, decoder))
     yield report.trace.header
@@ -170,7 +170,9 @@ def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decod
     }
     device: Any = describe_device(loaded.device) | {"decoder": decoder.name}
     device |= {"kernels": decoder.kernels} if decoder.kernels else {}
-    sampling: Any = {one.name: getattr(request, one.name) for one in settings_of(RUN) if one.name not in ELSEWHERE}
+    sampling: Any = {
+        setting.name: getattr(request, setting.name) for setting in settings_of(RUN) if setting.name not in ELSEWHERE
+    }
     sampling |= {"lanes": request.lanes} if request.lanes not in LISTS else {}
     return Header(
         lanes=lanes,

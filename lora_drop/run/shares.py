@@ -55,7 +55,7 @@ class Shares(Generic[Key, Value]):
 
     def heaviest(self, by_bytes: bool = False) -> str:
         """The owner of most keys, or of most bytes; there must be a key."""
-        return max(self._owned, key=lambda one: self._bytes[one] if by_bytes else len(self._owned[one]))
+        return max(self._owned, key=lambda owner: self._bytes[owner] if by_bytes else len(self._owned[owner]))
 
     def pop(self, key: Key) -> None:
         """Remove a key, if it is there."""

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from lora_drop.models.load import LoadedModel
 
 __all__ = ["read_trace", "show"]
-Trace.drawing = staticmethod(run_svg)
+Trace.drawing = staticmethod(run_svg)  # from here on a notebook draws every trace
 
 
 def show(prompt: str, preset: str | None = "balanced", model: LoadedModel | str = "bundled", **settings: Any) -> Trace:
-    """Run a prompt in both lanes; a notebook draws the result.
+    """Run a prompt with the full model and with LoRA-Drop; a notebook draws the result.
 
     Args:
         prompt: the text to answer.
@@ -33,15 +33,15 @@ def show(prompt: str, preset: str | None = "balanced", model: LoadedModel | str 
     Raises:
         LoraDropError: no such setting, or one that does not fit the model.
     """
-    # torch loads here: reading a trace needs none.
+    # These import torch, which `read_trace` does not need.
     from lora_drop.models.load import load_model
     from lora_drop.run.request import Request
     from lora_drop.run.run import run
 
-    names = {one.name for one in settings_of(RUN)}
-    if unknown := settings.keys() - names - {one.name for one in settings_of(SCHEDULE)}:
+    run_names = {setting.name for setting in settings_of(RUN)}
+    if unknown := settings.keys() - run_names - {setting.name for setting in settings_of(SCHEDULE)}:
         raise LoraDropError(f"no such setting: {', '.join(sorted(unknown))}. docs/settings.md has all of them.")
     config = config_from({"preset": preset, **settings}, model if isinstance(model, str) else model.id)
     loaded = load_model(model) if isinstance(model, str) else model
-    own = {name: value for name, value in settings.items() if name in names}
-    return gather(run(loaded, Request(prompt, config, **own)))
+    run_settings = {name: value for name, value in settings.items() if name in run_names}
+    return gather(run(loaded, Request(prompt, config, **run_settings)))

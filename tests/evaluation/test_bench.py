@@ -277,5 +277,5 @@ def test_a_paired_speedup_is_that_of_what_both_did_at_the_same_time(tiny):
     lane = report.lanes[BASELINE]
     lane.steps.append(dataclasses.replace(lane.steps[-1], step=20, ms=1e6))  # after the other lane had ended
     lane.decode_ms += 1e6
-    lane._ends.append((lane.kept, lane.decode_ms))
+    lane._ends.append((lane.standing, lane.decode_ms))
     assert paired_speedup([report, report], LORA_DROP) == pytest.approx(rates[0] / rates[1])

@@ -111,7 +111,7 @@ def test_it_stops_after_a_step_and_goes_on_later(tiny):
     warm_up = calibrate.WARM_UP_TOKENS * len(measured.lanes)
     for count in (1, 2):
         assert stop_at(3 * warm_up) - 3 * warm_up <= 1
-        steps = [one.lanes[BASELINE].kept for one in measured._reports]
+        steps = [one.lanes[BASELINE].standing for one in measured._reports]
         assert len(steps) == count and 0 < steps[-1] < calibrate.TOKENS, "what ran so far counts"
     assert len(measured.rows()) == len(PRESETS) and not measured.is_done
 

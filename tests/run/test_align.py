@@ -55,10 +55,10 @@ def test_the_pieces_of_random_texts_are_both_answers():
     for _ in range(200):
         one, other = (dice.choices("abcde", k=dice.randrange(30)) for _ in range(2))
         found = align(" ".join(one), " ".join(other))
-        for words, side in ((one, "one"), (other, "other")):
+        for words, side in ((one, "left"), (other, "right")):
             assert [word for piece in found.pieces for word in getattr(piece, side)] == words
-        assert all((piece.one == piece.other) == (piece.kind == "same") for piece in found.pieces)
-        same = sum(len(piece.one) for piece in found.pieces if piece.kind == "same")
+        assert all((piece.left == piece.right) == (piece.kind == "same") for piece in found.pieces)
+        same = sum(len(piece.left) for piece in found.pieces if piece.kind == "same")
         assert found.counts["all"] == same + found.counts["differ"] >= max(len(one), len(other))
 
 

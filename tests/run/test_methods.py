@@ -187,8 +187,8 @@ def test_bytes_and_layer_runs_are_those_of_the_passes(tiny, traced):
             numbers += ends + read * (layer + shape.kv_per_token * keys)
             runs += ran
         own = report.lanes[name]
-        assert own.bytes_per_token == pytest.approx(size * numbers / own.kept)
-        assert own.layer_runs == pytest.approx(runs / own.kept)
+        assert own.bytes_per_token == pytest.approx(size * numbers / own.standing)
+        assert own.layer_runs == pytest.approx(runs / own.standing)
     assert {"lora", "refresh", "draft"} <= seen
 
 

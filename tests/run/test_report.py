@@ -40,7 +40,7 @@ def report_of(*records) -> Report:
 def test_drafts_and_times_of_a_lane_that_rejects():
     lane = report_of(*rejecting()).lanes[LORA_DROP]
     assert (lane.drafts, lane.accepted, lane.acceptance) == (6, 5, 5 / 6)
-    assert (lane.kept, lane.decode_ms) == (7, 57.0)
+    assert (lane.standing, lane.decode_ms) == (7, 57.0)
     times = ([one.ms for one in steps] for steps in (lane.lora, lane.rejected, lane.full))
     assert tuple(times) == ([4.0, 4.0, 5.0, 4.0, 4.0], [5.0], [12.0, 13.0, 6.0])
     assert lane.ms_per_token == 57 / 7 and lane.tokens_per_second == pytest.approx(7000 / 57)
@@ -56,7 +56,7 @@ def test_drafts_and_times_of_a_lane_that_rejects():
 def test_a_lane_beside_the_baseline():
     report = report_of(*rejecting())
     base = report.lanes[BASELINE]
-    assert report.has_baseline and (base.kept, base.decode_ms, base.ms_per_token) == (8, 80.0, 10.0)
+    assert report.has_baseline and (base.standing, base.decode_ms, base.ms_per_token) == (8, 80.0, 10.0)
     assert base.acceptance is None and base.skipped_share == 0.0 and base.bound == 1.0
     assert report.speedup(LORA_DROP) == pytest.approx((7 / 57) / (7 / 70)), "both up to seven tokens"
     assert report.kv_saved(LORA_DROP) == pytest.approx(1 - 60 / 100)

@@ -6,10 +6,10 @@ tokens that stand, with an interval from a bootstrap over whole refresh cycles.
 
 Measured beside them: the full model with a screened head if the adapters have one, the cost of a repair, the physical
 bound for these shapes and lengths, the bytes per second that the baseline reads against those that the device can
-read, and transformers' own `generate` on the same model (`bench_reference`).
+read, and transformers' `generate` on the same model (`bench_reference`).
 
-A clock is coarse, and its differences are noisy: a figure that comes out at 0 or below, or of a time that does, is
-None.
+Clocks are coarse, and differences of times are noisy: a figure is None if it comes out at 0 or below, or if a time
+that it is computed from does.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ ROW = 4  # rows of the repair that one more row's cost comes from
 REPAIR_TOKENS = 65  # new tokens of a lane that measures it
 
 
-# ---- timed runs: lanes on one device, a step each in turn, by their own clocks ----
+# ---- timed runs: lanes on one device, a step each in turn, each by its clock ----
 
 
 def timed_request(config: LoraDropConfig, prompt: str, new_tokens: int, ignore_eos: bool = True) -> Request:
@@ -87,7 +87,9 @@ def time_lanes(
 def rate_of(runs: Sequence[Report], lane: str) -> float | None:
     """Tokens that stand per second of decoding, over all runs; None without any."""
     lanes = [report.lanes[lane] for report in runs]
-    return quotient(1000 * sum(one.kept for one in lanes), sum(one.decode_ms for one in lanes))
+    return quotient(
+        1000 * sum(lane_report.standing for lane_report in lanes), sum(lane_report.decode_ms for lane_report in lanes)
+    )
 
 
 def beside(runs: Sequence[Report], lane: str) -> dict[str, Any]:
@@ -99,42 +101,42 @@ def beside(runs: Sequence[Report], lane: str) -> dict[str, Any]:
         of the drafts that the full model accepted, None without a draft that it verified.
     """
     ours = [report.lanes[lane] for report in runs]
-    verified = [one for one in ours if one.schedule.verifies]
-    drafts = sum(one.drafts for one in verified)
+    verified = [lane_report for lane_report in ours if lane_report.schedule.verifies]
+    drafts = sum(lane_report.drafts for lane_report in verified)
     return {
         "speedup": quotient(rate_of(runs, lane), rate_of(runs, BASELINE)),
         "speedup_interval": speedup_interval([pair for report in runs for pair in report.pairs(lane)]),
-        "bound": statistics.mean(one.bound or 1.0 for one in ours),
-        "accepted": sum(one.accepted for one in verified) / drafts if drafts else None,
+        "bound": statistics.mean(lane_report.bound or 1.0 for lane_report in ours),
+        "accepted": sum(lane_report.accepted for lane_report in verified) / drafts if drafts else None,
     }
 
 
 def paired_speedup(runs: Sequence[Report], lane: str) -> float | None:
-    """A lane's speedup over the baseline in the cycles that its interval resamples: of both at the same time alone.
+    """A lane's speedup over the baseline in the cycles that both ran at the same time: those its interval resamples.
 
     The rates of whole runs (`rate_of`) also count what one lane did after the other had ended, under other load.
     """
     pairs = [pair for report in runs for pair in report.pairs(lane)]
-    own, base = ([sum(values) for values in zip(*side, strict=True)] for side in zip(*pairs, strict=True))
-    return quotient(quotient(*own), quotient(*base))
+    ours, base = ([sum(values) for values in zip(*side, strict=True)] for side in zip(*pairs, strict=True))
+    return quotient(quotient(*ours), quotient(*base))
 
 
 def median_ms(runs: Sequence[Report], lane: str) -> dict[str, float]:
     """The median milliseconds of each kind of decode step."""
     kinds: dict[str, list[float]] = {}
     for report in runs:
-        for one in report.lanes[lane].passes:
-            if isinstance(one, StepRecord) and one.step:
-                kinds.setdefault(one.kind, []).append(one.ms)
+        for record in report.lanes[lane].passes:
+            if isinstance(record, StepRecord) and record.step:
+                kinds.setdefault(record.kind, []).append(record.ms)
     return {kind: statistics.median(ms) for kind, ms in kinds.items()}
 
 
 def row_cost(runs: Sequence[Report], lane: str) -> float | None:
-    """What one more row costs in a lane's repairs, in full steps of one row; None of a lane without such repairs."""
+    """What one more row costs in a lane's repairs, in full steps of one row; None if it has no repairs."""
     schedule = runs[0].lanes[lane].schedule
     if not (schedule.repairs and schedule.dropped):
         return None
-    times = [one.ms for report in runs for one in report.lanes[lane].full if one.rows == schedule.period]
+    times = [record.ms for report in runs for record in report.lanes[lane].full if record.rows == schedule.period]
     repair = quotient(statistics.median(times), median_ms(runs, BASELINE).get("refresh")) if times else None
     return one_more_row(repair, schedule.period)
 
@@ -143,7 +145,7 @@ def one_more_row(repair: float | None, rows: int) -> float | None:
     """What one more row costs in a repair, in full steps of one row.
 
     Args:
-        repair: the cost of one of so many rows.
+        repair: the cost of a repair of `rows` rows, in full steps of one row.
     """
     return None if repair is None else quotient(repair - 1, rows - 1)
 
@@ -187,19 +189,19 @@ def bench(
     prompts = prompts or _prompts_for(loaded, config)
     texts = [encode_prompt(loaded.tokenizer, text) for text in prompts]
     _check(loaded, lengths, texts)
-    texts = texts or [text_of(loaded, prompt_tokens)]
+    texts = texts or [tokens_of_text(loaded, prompt_tokens)]
     runs: list[list[Report]] = []
     for number in range(rounds + 1):
         progress(f"round {number} of {rounds}" if number else "warm-up")
-        # Another lane begins each round: within one the lanes keep their order.
-        turned = [*lanes.items()][number % len(lanes) :] + [*lanes.items()][: number % len(lanes)]
-        runs.append([time_lanes(loaded, dict(turned), ids, new_tokens, ignore_eos=not prompts) for ids in texts])
+        # Each round begins with another lane; the lanes follow each other in the same order.
+        rotated = [*lanes.items()][number % len(lanes) :] + [*lanes.items()][: number % len(lanes)]
+        runs.append([time_lanes(loaded, dict(rotated), ids, new_tokens, ignore_eos=not prompts) for ids in texts])
     del runs[0]
-    every = [one for several in runs for one in several]
+    reports = [report for of_round in runs for report in of_round]
     columns = _columns(runs)
     medians = {name: _median(column) for name, column in columns.items()}
-    figures = {name: beside(every, name) for name in lanes if name != BASELINE}
-    last = every[-1].trace
+    figures = {name: beside(reports, name) for name in lanes if name != BASELINE}
+    last = reports[-1].trace
     assert last.summary is not None  # it ran to its end
     progress("repairs")
     costs = rows_cost(loaded, config, texts[0])
@@ -213,8 +215,8 @@ def bench(
         "speedup_over_bound": quotient(figures[LORA_DROP]["speedup"], figures[LORA_DROP]["bound"]),
         HEAD_ONLY: figures.get(HEAD_ONLY),
         "rows_cost": costs,
-        **_floor(lanes[LORA_DROP].schedule, every, costs),
-        **_bandwidth(loaded, len(texts[-1]), every[-1].lanes[BASELINE].kept, medians),
+        **_floor(lanes[LORA_DROP].schedule, reports, costs),
+        **_bandwidth(loaded, len(texts[-1]), reports[-1].lanes[BASELINE].standing, medians),
         **{
             f"{size}_{name}": last.summary.lanes[name][size]
             for size in ("kv_bytes", "kv_allocated_bytes")
@@ -240,23 +242,23 @@ def _lanes(loaded: LoadedModel, config: LoraDropConfig) -> tuple[dict[str, LaneP
         BASELINE: baseline_lane(loaded.num_layers),
         LORA_DROP: LanePlan("LoRA-Drop", config, schedule, bank),
     }
-    if alone := head_only(loaded, config):
-        lanes[HEAD_ONLY] = alone
+    if screened := head_only(loaded, config):
+        lanes[HEAD_ONLY] = screened
     return lanes, notes
 
 
 def head_only(loaded: LoadedModel, config: LoraDropConfig) -> LanePlan | None:
     """The full model with the screened head at a config's LoRA steps; None where its adapters have none."""
-    # Everything else as it is, so that `auto` finds the same adapters.
-    alone = config.replace(**SCREENED_HEAD, corrections=True, accept=0.0)
-    schedule = alone.schedule_for(loaded.num_layers)
+    # The other settings stay as they are, so that `auto` finds the same adapters.
+    screened = config.replace(**SCREENED_HEAD, corrections=True, accept=0.0)
+    schedule = screened.schedule_for(loaded.num_layers)
     try:
-        bank, _ = find_bank(loaded, alone, schedule)
+        bank, _ = find_bank(loaded, screened, schedule)
     except LoraDropError:  # the named adapters have no screened head
         return None
     if bank is None or bank.head is None:
         return None
-    return LanePlan("full model, screened head", alone, schedule, bank)
+    return LanePlan("full model, screened head", screened, schedule, bank)
 
 
 def _prompts_for(loaded: LoadedModel, config: LoraDropConfig) -> Sequence[str]:
@@ -288,8 +290,8 @@ def _check(loaded: LoadedModel, lengths: dict[str, int], texts: list[list[int]])
         )
 
 
-def text_of(loaded: LoadedModel, count: int) -> list[int]:
-    """So many tokens of `TEXT`, which is repeated."""
+def tokens_of_text(loaded: LoadedModel, count: int) -> list[int]:
+    """The first `count` tokens of `TEXT` repeated."""
     tokens = encode_text(loaded.tokenizer, TEXT)
     return (tokens * (count // len(tokens) + 1))[:count]
 
@@ -297,10 +299,10 @@ def text_of(loaded: LoadedModel, count: int) -> list[int]:
 def _columns(runs: list[list[Report]]) -> dict[str, list[float | None]]:
     """Rates and time to the first token, a value a round."""
     columns = {
-        f"{name}_tokens_per_second": [rate_of(several, name) for several in runs] for name in (BASELINE, LORA_DROP)
+        f"{name}_tokens_per_second": [rate_of(reports, name) for reports in runs] for name in (BASELINE, LORA_DROP)
     }
     # The lanes start from one reading of the prompt: step 0 of each has its time.
-    first_token = [statistics.mean(one.lanes[BASELINE].steps[0].ms for one in several) for several in runs]
+    first_token = [statistics.mean(report.lanes[BASELINE].steps[0].ms for report in reports) for reports in runs]
     return columns | {"first_token_ms": [ms if ms > 0 else None for ms in first_token]}
 
 
@@ -319,14 +321,14 @@ def rows_cost(loaded: LoadedModel, config: LoraDropConfig, prompt_ids: list[int]
     repairing = LoraDropConfig(drop_layers=dropped, refresh="repair", kv="write", adapters="none")
     lanes = {BASELINE: baseline_lane(loaded.num_layers)}
     for rows in REPAIRS:
-        each = repairing.replace(period=rows)
-        lanes[f"rows_{rows}"] = LanePlan(f"{rows} rows", each, each.schedule_for(loaded.num_layers))
+        repair = repairing.replace(period=rows)
+        lanes[f"rows_{rows}"] = LanePlan(f"{rows} rows", repair, repair.schedule_for(loaded.num_layers))
     timed = time_lanes(loaded, lanes, prompt_ids, REPAIR_TOKENS)
-    whole = median_ms([timed], BASELINE)["refresh"]
+    full_step = median_ms([timed], BASELINE)["refresh"]
 
     def cost(rows: int) -> float | None:
         times = [step.ms for step in timed.lanes[f"rows_{rows}"].steps if step.step and step.rows == rows]
-        return quotient(statistics.median(times), whole) if times else None
+        return quotient(statistics.median(times), full_step) if times else None
 
     return {str(rows): cost(rows) for rows in REPAIRS}
 
@@ -372,7 +374,7 @@ def read_bandwidth(device: torch.device) -> float | None:
     """
     source, times = torch.ones(BANDWIDTH_BYTES // 4, device=device), []
     for _ in range(BANDWIDTH_TRIES):
-        clock = Clock(device)  # another each time: it adds up its intervals
+        clock = Clock(device)  # a new clock for each try, since a clock adds up its intervals
         wait(device)
         clock.start()
         source.sum()

@@ -1,6 +1,6 @@
-"""Outside references of `bench`: transformers' own `generate` on the same model, and llama.cpp if it is installed.
+"""Outside references of `bench`: transformers' `generate` on the same model, and llama.cpp if it is installed.
 
-Each runs in a process of its own that waits actively. This package's own OpenMP settings are for a machine shared with
+Each runs in a separate process that waits actively. This package's OpenMP settings are for a machine shared with
 a page and a browser; on an idle one they would slow transformers down (docs/openmp.md).
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from lora_drop.evaluation.measure.bench import text_of, wait
+from lora_drop.evaluation.measure.bench import tokens_of_text, wait
 from lora_drop.method.cost import step_bytes
 from lora_drop.method.schedule import baseline_schedule
 from lora_drop.models import bundled
@@ -44,7 +44,7 @@ def gguf_of(model_id: str, model: str, device: str) -> Path | None:
 
 
 def isolated(function: str, *arguments: Any) -> Any:
-    """Call `hf_generate` or `llama_generate` in a process of its own; None if it fails."""
+    """Call `hf_generate` or `llama_generate` in a separate process; None if it fails."""
     done = subprocess.run(
         [sys.executable, "-m", "lora_drop.evaluation.measure.bench_reference", json.dumps([function, *arguments])],
         # A reference has the machine to itself; this process waits passively (`runtime.configure`).
@@ -66,7 +66,7 @@ def llama_generate(
     from llama_cpp import Llama
 
     loaded = load_model(model, "cpu")
-    texts = [encode_prompt(loaded.tokenizer, text) for text in prompts] or [text_of(loaded, prompt_tokens)]
+    texts = [encode_prompt(loaded.tokenizer, text) for text in prompts] or [tokens_of_text(loaded, prompt_tokens)]
     room = max(map(len, texts)) + new_tokens
     llama = Llama(gguf, n_ctx=room, n_threads=threads, n_threads_batch=threads, verbose=False)
     seconds = []
@@ -102,7 +102,7 @@ def hf_generate(
 
     Args:
         prompts: real ones; without them `prompt_tokens` tokens of any text.
-        lookup: transformers' own lossless drafts, `prompt_lookup_num_tokens`; None is plain decoding.
+        lookup: transformers' lossless drafts, `prompt_lookup_num_tokens`; None is plain decoding.
         read_gb_per_second: what the device reads. A step reads each weight once, so no rate is above it; a model that
             fits the cache waits for Python.
 
@@ -117,8 +117,8 @@ def hf_generate(
         kinds = ["bfloat16", "float32"]
     for kind in kinds:
         loaded = load_model(model, device, kind)
-        ids = [encode_prompt(loaded.tokenizer, text) for text in prompts] or [text_of(loaded, prompt_tokens)]
-        texts = [torch.tensor([one], device=loaded.device) for one in ids]
+        ids = [encode_prompt(loaded.tokenizer, text) for text in prompts] or [tokens_of_text(loaded, prompt_tokens)]
+        texts = [torch.tensor([prompt_ids], device=loaded.device) for prompt_ids in ids]
         _timed(loaded, texts[0], 8, lookup)  # warm-up
         seconds = [
             sum(_timed(loaded, ids, new_tokens, lookup) - _timed(loaded, ids, 1, lookup) for ids in texts)

@@ -95,13 +95,13 @@ class Calibration:
             ids = self._prompts[self._begun % len(self._prompts)]
             report = time_lanes(loaded, dict(lanes[first:] + lanes[:first]), ids, TOKENS, False, is_over)
             self._begun, self._spent = self._begun + 1, time.monotonic() - start
-            if all(lane.kept for lane in report.lanes.values()):
+            if all(lane.standing for lane in report.lanes.values()):
                 self._reports.append(report)
             progress(min(1.0, self._spent / self._seconds))
 
     def _is_enough(self, spent: float, *running: Report) -> bool:
         """Whether the time is over and enough tokens ran, with those of a prompt that runs."""
-        tokens = sum(report.lanes[BASELINE].kept for report in (*self._reports, *running))
+        tokens = sum(report.lanes[BASELINE].standing for report in (*self._reports, *running))
         return spent >= self._seconds and tokens >= LEAST_TOKENS
 
     def rows(self) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Quality through the real decode schedule: teacher-forced, and of a lane's own text.
+"""Quality through the real decode schedule: teacher-forced, and of the text a lane writes.
 
 The tokens of a target are fed one at a time through prefill and decode steps, as generation would run them: a skipped
 layer attends to the keys that decoding would have written. The full model reads the same tokens in one pass. Of a
@@ -180,7 +180,7 @@ def describe(loaded: LoadedModel, config: LoraDropConfig, decoder: str) -> dict[
     }
 
 
-# ---- of a lane's own text ----
+# ---- of the text a lane writes ----
 
 
 @torch.inference_mode()
@@ -220,7 +220,8 @@ def evaluate_free(
         texts.append(without_end(loaded, ids))
         progress(sum(map(len, scores)))
     every = torch.cat(scores)
-    regret_low, regret_high = ratio_interval([(float(one.sum()), float(len(one))) for one in scores]) or (None, None)
+    sums = [(float(losses.sum()), float(len(losses))) for losses in scores]
+    regret_low, regret_high = ratio_interval(sums) or (None, None)
     ours, usual = ([repeated_share(text) for text in side] for side in (texts, baseline.answers))
     above = ratio_interval([(a - b, 1.0) for a, b in zip(ours, usual, strict=True)]) or (None, None)
     return {

@@ -121,7 +121,7 @@ def measure(
     prompts: Sequence[str] = (),
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Measure a row: quality on given texts, on the full model's own answers and of the point's own text; speed.
+    """Measure a row: quality on given texts, on the full model's own answers and of the text the point writes; speed.
 
     Args:
         pairs: prompts and given targets; without them the row has no columns of given texts.
@@ -149,8 +149,8 @@ def measure(
         quality = evaluate(loaded, config, given_texts(loaded, pairs, context_tokens), check, check)
         row |= {"tokens": quality["tokens"], **_columns(quality)}
     if answers is not None:
-        own = evaluate(loaded, config, answers.texts(), check, check)
-        row |= {f"own_{name}": value for name, value in _columns(own).items()}
+        quality = evaluate(loaded, config, answers.texts(), check, check)
+        row |= {f"own_{name}": value for name, value in _columns(quality).items()}
         row["own_answers_sha256"] = answers.sha256
         if free:
             text = evaluate_free(loaded, config, answers, check, check)

@@ -75,15 +75,15 @@ class Answers:
     def texts(self) -> Texts:
         """The answers as targets; those that are empty or collapse are left out and counted."""
         pairs = list(zip(self.prompts, self.answers, strict=True))
-        kept = [(prompt, answer) for prompt, answer in pairs if answer and collapse_at(answer) is None]
+        usable = [(prompt, answer) for prompt, answer in pairs if answer and collapse_at(answer) is None]
         facts = {
             "target": "own",
             "context_tokens": self.context_tokens,
             "prompts": len(pairs),
-            "left_out": len(pairs) - len(kept),
+            "left_out": len(pairs) - len(usable),
             "answers_sha256": self.sha256,
         }
-        return Texts(kept, facts)
+        return Texts(usable, facts)
 
 
 def own_answers(

@@ -1,7 +1,7 @@
 """A run as Chrome's trace event JSON: what Perfetto (ui.perfetto.dev) and chrome://tracing open.
 
 The process is the run, a thread is a lane, and a slice is a pass: a step (rejected or not), or the last verification
-of drafts. A lane's slices follow each other on the lane's own clock, without gaps. Lanes took turns on the device, so
+of drafts. A lane's slices follow each other on the lane's clock, without gaps. Lanes took turns on the device, so
 slices above each other in the viewer did not run at the same time.
 """
 
@@ -63,32 +63,32 @@ def _lane_events(trace: Trace, lane: str, thread: int) -> list[dict[str, Any]]:
     differs = None
     if lane != BASELINE and BASELINE in trace.steps:
         differs = first_divergence(trace.token_ids(BASELINE), trace.token_ids(lane))
-    for one in trace.passes[lane]:
+    for record in trace.passes[lane]:
         began = ended
-        if isinstance(one, RewindRecord):
-            events.append(_instant("tokens taken back", thread, began, {"back_to_step": one.to}))
+        if isinstance(record, RewindRecord):
+            events.append(_instant("tokens taken back", thread, began, {"back_to_step": record.to}))
             continue
-        name = f"step {one.step}" if isinstance(one, StepRecord) else "the last verification"
-        if not 0 <= one.ms <= LONGEST_MS:
-            raise LoraDropError(f"{name} of lane {lane} took {one.ms:g} ms: no clock showed that.")
-        elapsed += one.ms
+        name = f"step {record.step}" if isinstance(record, StepRecord) else "the last verification"
+        if not 0 <= record.ms <= LONGEST_MS:
+            raise LoraDropError(f"{name} of lane {lane} took {record.ms:g} ms: no clock showed that.")
+        elapsed += record.ms
         # The sum is rounded, not each pass, so that the passes touch and add up to the lane's time.
         ended = round(1000 * elapsed)
         span: dict[str, Any] = {"dur": ended - began, "cat": "step"}
-        if not isinstance(one, StepRecord):
-            events.append(_event("X", "judge", thread, began, **span, args={"rows": one.rows, "kept": one.kept}))
+        if not isinstance(record, StepRecord):
+            events.append(_event("X", "judge", thread, began, **span, args={"rows": record.rows, "kept": record.kept}))
             continue
-        stands = trace.stands(one)
-        name = one.kind if stands else f"{one.kind}, taken back"
-        events.append(_event("X", name, thread, began, **span, args=_args(trace, one, stands)))
-        if one.trigger is not None:
-            events.append(_instant(f"early refresh ({one.trigger})", thread, began, {"step": one.step}))
-        if stands and one.step == differs:
+        stands = trace.stands(record)
+        name = record.kind if stands else f"{record.kind}, taken back"
+        events.append(_event("X", name, thread, began, **span, args=_args(trace, record, stands)))
+        if record.trigger is not None:
+            events.append(_instant(f"early refresh ({record.trigger})", thread, began, {"step": record.step}))
+        if stands and record.step == differs:
             theirs = trace.steps[BASELINE][differs].text
-            args = {"step": one.step, "baseline": printable(theirs), "lane": printable(one.text)}
+            args = {"step": record.step, "baseline": printable(theirs), "lane": printable(record.text)}
             events.append(_instant("first token that differs from the baseline", thread, began, args))
         # Viewers tell counters apart by process and name only, so the lane is in the name.
-        events.append(_event("C", f"KV bytes: {lane}", thread, ended, args={"bytes": one.kv_bytes}))
+        events.append(_event("C", f"KV bytes: {lane}", thread, ended, args={"bytes": record.kv_bytes}))
     return events
 
 

@@ -73,9 +73,13 @@ def wire_text(trace: Trace) -> str:
 def _in_turn(trace: Trace) -> Iterator[Record]:
     """All passes, those for rejected tokens included (their time is in the lane's clock), each with its audit."""
     for passes in zip_longest(*trace.passes.values()):
-        for one in filter(None, passes):
-            yield one
-            if isinstance(one, StepRecord) and trace.stands(one) and (audit := trace.audits[one.lane].get(one.step)):
+        for record in filter(None, passes):
+            yield record
+            if (
+                isinstance(record, StepRecord)
+                and trace.stands(record)
+                and (audit := trace.audits[record.lane].get(record.step))
+            ):
                 yield audit
     for audits in trace.quality.values():
         yield from audits.values()

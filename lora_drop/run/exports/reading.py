@@ -38,7 +38,7 @@ def steps_of(trace: Trace, lane: str, first: int) -> dict[str, Any]:
     """`about` `TOGETHER` steps as the records have them; and what reading the lane's text again takes: the header, and
     kinds and tokens of all the lane's steps."""
     about = about_steps(trace, lane, first, TOGETHER)
-    steps = [[one.kind, one.token_id] for one in trace.steps[lane]]
+    steps = [[step.kind, step.token_id] for step in trace.steps[lane]]
     return {"about": about, "header": trace.header.to_file(), "steps": steps}
 
 
@@ -75,7 +75,7 @@ def work(job: str, texts: Sequence[bytes], *arguments: Any) -> Any:
 
 
 def limit_memory() -> None:
-    """Limit this process to its size and `MEMORY`, on Linux: elsewhere its size is not told, or not limited."""
+    """Limit this process to its size and `MEMORY`, on Linux: other systems lack a report of it, or the limit."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 

@@ -1,4 +1,4 @@
-"""Two answers word by word: where they first differ, and which words of one are in the place of the other's."""
+"""Two answers word by word: where they first differ, and which words stand in each other's place."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from itertools import combinations
 from typing import Any, Literal
 
 ALIGNED = 2000  # words after the first difference that are aligned; the rest is one piece
-# A character of a script without spaces is a word of its own.
+# Each character of a script without spaces is a word.
 _SIGNS = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_SIGNS}]|[^\s{_SIGNS}]+")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Words that are the same in both answers, or words of one in the place of words of the other (or of none)."""
+    """Words that both answers share, or words of the left where the right has others; either side may be empty."""
 
     kind: Literal["same", "differ"]
-    one: list[str]
-    other: list[str]
+    left: list[str]
+    right: list[str]
 
     @property
     def places(self) -> int:
         """Words that the piece takes, side by side."""
-        return max(len(self.one), len(self.other))
+        return max(len(self.left), len(self.right))
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ class Alignment:
         """Index of the first word that differs; None if none does."""
         if all(piece.kind == "same" for piece in self.pieces):
             return None
-        return len(self.pieces[0].one) if self.pieces[0].kind == "same" else 0
+        return len(self.pieces[0].left) if self.pieces[0].kind == "same" else 0
 
     @property
     def counts(self) -> dict[str, int | None]:
-        """`{"full", "lane", "all", "differ", "first"}`: words of one and of the other, of both side by side, and those
-        that differ; `first` is the property."""
+        """`{"full", "lane", "all", "differ", "first"}`: words of the left answer (the full model's), of the right (the
+        lane's), of both side by side, and those that differ; `first` is the property."""
         return {
-            "full": sum(len(piece.one) for piece in self.pieces),
-            "lane": sum(len(piece.other) for piece in self.pieces),
+            "full": sum(len(piece.left) for piece in self.pieces),
+            "lane": sum(len(piece.right) for piece in self.pieces),
             "all": sum(piece.places for piece in self.pieces),
             "differ": sum(piece.places for piece in self.pieces if piece.kind == "differ"),
             "first": self.first,
@@ -71,14 +71,14 @@ def word_at(texts: list[str], token: int) -> int:
     Args:
         texts: the text of each token.
     """
-    before, own = "".join(texts[:token]), texts[token]
-    begun = own[: len(own) - len(own.lstrip()) + 1]  # up to its first character: does it continue the word before?
-    return len(words_of(before + begun)) - bool(own.strip())
+    before, text = "".join(texts[:token]), texts[token]
+    begun = text[: len(text) - len(text.lstrip()) + 1]  # up to its first character: does it continue the word before?
+    return len(words_of(before + begun)) - bool(text.strip())
 
 
-def align(one: str, other: str) -> Alignment:
+def align(left: str, right: str) -> Alignment:
     """The words of two answers side by side, by their longest common runs."""
-    a, b = words_of(one), words_of(other)
+    a, b = words_of(left), words_of(right)
     both = min(len(a), len(b))
     first = next((i for i in range(both) if a[i] != b[i]), both)
     end_a, end_b = min(len(a), first + ALIGNED), min(len(b), first + ALIGNED)
@@ -90,21 +90,21 @@ def align(one: str, other: str) -> Alignment:
     return Alignment([Piece("same" if x == y else "differ", x, y) for x, y in pairs if x or y])
 
 
-def side_by_side(one: str, other: str) -> dict[str, Any]:
+def side_by_side(left: str, right: str) -> dict[str, Any]:
     """Two answers' words side by side, aligned as for the verdict.
 
     Returns:
-        `{"text", "pieces"}`: how many differ, in a sentence, and in order `[kind, words of one, words of the other]`.
+        `{"text", "pieces"}`: how many differ, in a sentence, and in order `[kind, left words, right words]`.
     """
-    alignment = align(one, other)
+    alignment = align(left, right)
     first, counts = alignment.first, alignment.counts
     same = f"All {counts['all']:,} words are the same."
     differ = f"Of {counts['all']:,} words side by side {counts['differ']:,} differ, from word {(first or 0) + 1:,} on."
-    pieces = [[piece.kind, text_of(piece.one), text_of(piece.other)] for piece in alignment.pieces]
+    pieces = [[piece.kind, text_of(piece.left), text_of(piece.right)] for piece in alignment.pieces]
     return {"text": same if first is None else differ, "pieces": pieces}
 
 
 def answers_side_by_side(texts: Mapping[str, str]) -> list[dict[str, Any]]:
     """`side_by_side` of each two of a run's first three answers, with `lanes`, their ids."""
     pairs = combinations(list(texts)[:3], 2)
-    return [{"lanes": [one, other], **side_by_side(texts[one], texts[other])} for one, other in pairs]
+    return [{"lanes": [left, right], **side_by_side(texts[left], texts[right])} for left, right in pairs]

@@ -37,12 +37,14 @@ def commands_of(header: Any) -> dict[str, str]:
 
 
 def link_of(header: Any) -> str:
-    """A link, relative to the page, that sets prompt and settings as in the run of a header: as the page's own link
+    """A link, relative to the page, that sets prompt and settings as in the run of a header: as the page's link
     (assets/js/export/link.js), without the hashes of the texts."""
     values = {**header.main["config"], **dict(_changed(RUN, {**header.sampling, "seed": header.seed}))}
-    shown = [BY_NAME["compare"], *(one for one in settings_of(SCHEDULE, RUN) if one.label)]
+    settings = [BY_NAME["compare"], *(setting for setting in settings_of(SCHEDULE, RUN) if setting.label)]
     written = {
-        one.name: one.kind.write(values.get(one.name)) for one in shown if one.of == SCHEDULE or one.name in values
+        setting.name: setting.kind.write(values.get(setting.name))
+        for setting in settings
+        if setting.of == SCHEDULE or setting.name in values
     }
     written = {name: text for name, text in written.items() if text or BY_NAME[name].kind.name != Layers.name}
     return f"?{urlencode({'prompt': header.prompt, 'compare': '', **written}, errors='replace')}"

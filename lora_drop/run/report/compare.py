@@ -30,13 +30,13 @@ def compared(sides: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         `{"runs": [{"id", "name", "main", "lanes", "words", "verdict", "reads", "speed", "figures"}], "criterion",
         "settings": [{"name", "values"}], "curves": {"drift": [...], "clock": [...]}}`. `main` is the id of the lane
         that a run is about, `lanes` have `id` and `label`, `reads` says how its text reads, by the criterion. `speed`
-        is the run's own, with a label where it is noisy. `figures` are the summary's. `settings` are those that
+        is the run's speedup, with a label where it is noisy. `figures` are the summary's. `settings` are those that
         differ between the runs, as texts, one value per run. `curves` have one list per run, by decode step of its
         main lane: the mean drift (None where it was not audited), and the milliseconds on its clock so far.
     """
     settings = [side["settings"] for side in sides.values()]
-    names = list(dict.fromkeys(name for one in settings for name in one))
-    rows = [{"name": name, "values": [one.get(name, "") for one in settings]} for name in names]
+    names = list(dict.fromkeys(name for texts in settings for name in texts))
+    rows = [{"name": name, "values": [texts.get(name, "") for texts in settings]} for name in names]
     return {
         "runs": [{"id": run_id, **side["run"]} for run_id, side in sides.items()],
         "criterion": CRITERION,
@@ -65,16 +65,16 @@ def _settings(trace: Trace) -> dict[str, str]:
     """A run's settings as texts, by name."""
     header = trace.header
     texts = {}
-    # Each setting from its own place: an old header may have further keys, whose values nothing has checked.
+    # Each setting from its place: an old header may have further keys, whose values nothing has checked.
     places: list[tuple[str, Mapping[str, Any]]] = [
         (SCHEDULE, dict(header.main["config"])),
         (RUN, {**header.sampling, "seed": header.seed}),
     ]
     for owner, values in places:
-        for one in settings_of(owner):
-            if one.name in values:
-                value = values[one.name]
-                texts[one.name.replace("_", " ")] = "default" if value is None else one.kind.write(value)
+        for setting in settings_of(owner):
+            if setting.name in values:
+                value = values[setting.name]
+                texts[setting.name.replace("_", " ")] = "default" if value is None else setting.kind.write(value)
     device = {**header.device}
     others = (header.prompt, header.model["id"], header.model["dtype"], header.device["name"], device.get("decoder"))
     return texts | {name: str(value) for name, value in zip(OTHERS, others, strict=True)}

@@ -36,12 +36,12 @@ def headline(kind: Kind, facts: Facts) -> Headline:
 
     Ids are `speed`; `accepted`, or `skipped` where no guess is verified; and `reads`.
     """
-    figures = [] if kind == "stopped" else [one for one in (_speed(facts), _guesses(facts), _reads(facts)) if one]
+    figures = [] if kind == "stopped" else [*filter(None, (_speed(facts), _guesses(facts), _reads(facts)))]
     return {"figures": figures, "line": " ".join(_line(kind, facts))}
 
 
 def is_timed(facts: Facts) -> bool:
-    """Whether the run's own speed may be a headline: it is measured, not too noisy, and within the bound."""
+    """Whether the run's speed may be a headline: it is measured, not too noisy, and within the bound."""
     return facts.speed in ("faster", "slower", "same") and not facts.by_chance
 
 
@@ -72,7 +72,7 @@ def _quiet(gain: float) -> str:
 
 
 def _gains_nothing(facts: Facts) -> bool:
-    """Whether the run's own speed, or where it is no headline that of a quiet machine, is no gain."""
+    """Whether the run's speed, or where it is no headline that of a quiet machine, is no gain."""
     quiet = facts.quiet_speedup
     return facts.speed in ("same", "slower") if is_timed(facts) else quiet is not None and quiet <= GAIN
 

@@ -27,10 +27,10 @@ def parts_of(report: Report, bound: float | None) -> dict[str, Any] | None:
         `{"unit", "parts": [{"id", "label", "ms"}], "total", "outside", "bound", "bound_with_repairs"}`. The first
         part, `full`, is the baseline's time per token; savings are negative; the parts add up to `total`. The saving
         of LoRA steps is split between layers and head by the bytes that each saves. `outside` has the time outside the
-        kernels, `{"full", "own"}`, of which the part has the difference; None where the trace does not tell it (then
-        the other parts include it). `bound` is the least time by the bytes, and `bound_with_repairs` adds the measured
-        cost of the repairs. None without a baseline, without decode steps, and for the reference decoder, whose times
-        mean nothing.
+        kernels of both lanes, `{"full", "own"}`, and the part `outside` is their difference; None where the trace
+        lacks it (then the other parts include it). `bound` is the least time by the bytes, and `bound_with_repairs`
+        adds the measured cost of the repairs. None without a baseline, without decode steps, and for the reference
+        decoder, whose times mean nothing.
     """
     header = report.trace.header
     if not report.has_baseline or not makes_claims(header):
@@ -44,10 +44,10 @@ def parts_of(report: Report, bound: float | None) -> dict[str, Any] | None:
     kernels = full - outside[1] if outside else full  # of a full step
 
     def ms_of(steps: Sequence[StepRecord | JudgeRecord]) -> float:
-        return sum(one.ms - (one.outside or 0.0 if outside else 0.0) for one in steps)
+        return sum(step.ms - (step.outside or 0.0 if outside else 0.0) for step in steps)
 
-    saved = (ms_of(lane.lora) - len(lane.lora) * kernels) / lane.kept
-    repairs = (ms_of(lane.full) - (lane.kept - len(lane.lora)) * kernels) / lane.kept
+    saved = (ms_of(lane.lora) - len(lane.lora) * kernels) / lane.standing
+    repairs = (ms_of(lane.full) - (lane.standing - len(lane.lora)) * kernels) / lane.standing
     head = saved * _head_share(report)
     parts = [("full", "a full step", full), ("layers", "skipped layers", saved - head)]
     if config.get("head") == "screened":
@@ -55,7 +55,7 @@ def parts_of(report: Report, bound: float | None) -> dict[str, Any] | None:
     does_repair = config.get("refresh") == "repair"
     parts.append(("refreshes", "repairs" if does_repair else "full steps", repairs))
     if config.get("accept") or lane.rejected:
-        parts.append(("taken_back", "rejected drafts", ms_of(lane.rejected) / lane.kept))
+        parts.append(("taken_back", "rejected drafts", ms_of(lane.rejected) / lane.standing))
     if outside:
         parts.append(("outside", "outside the kernels", outside[0] - outside[1]))
     least = full / bound if bound else None
@@ -72,12 +72,12 @@ def parts_of(report: Report, bound: float | None) -> dict[str, Any] | None:
 def _outside(lane: LaneReport, base: LaneReport) -> tuple[float, float] | None:
     """Milliseconds per token that a lane, and the baseline, spent outside the kernels; None where a pass lacks it."""
     sums = []
-    for one in (lane, base):
-        passes = [record for record in one.passes if isinstance(record, StepRecord | JudgeRecord)]
+    for side in (lane, base):
+        passes = [record for record in side.passes if isinstance(record, StepRecord | JudgeRecord)]
         times = [record.outside for record in passes if isinstance(record, JudgeRecord) or record.step]
         if None in times:
             return None
-        sums.append(sum(ms for ms in times if ms is not None) / one.kept)
+        sums.append(sum(ms for ms in times if ms is not None) / side.standing)
     return sums[0], sums[1]
 
 
@@ -91,7 +91,7 @@ def _head_share(report: Report) -> float:
     where = max(1, len(lane.steps) // 2), header.prompt_tokens, 1
     whole = step_bytes(shape, baseline_schedule(shape.num_layers), *where)
     both, layers = (
-        step_bytes(shape, one, *where, corrections, lora=True)
-        for one in (schedule, dataclasses.replace(schedule, head="full"))
+        step_bytes(shape, variant, *where, corrections, lora=True)
+        for variant in (schedule, dataclasses.replace(schedule, head="full"))
     )
     return (layers - both) / (whole - both) if whole > both else 0.0

@@ -74,9 +74,9 @@ class Quality:
 
     def add(self, audit: AuditRecord) -> None:
         """Take an audit. The token of the prefill counts in `all_steps` only."""
-        own = {"prefill": (), "lora": ("lora_steps",)}.get(str(audit.kind), ("full_steps",))
+        groups = {"prefill": (), "lora": ("lora_steps",)}.get(str(audit.kind), ("full_steps",))
         values: dict[str, float | None] = dict(zip(self.NAMES, (audit.kl, audit.nll_gap, audit.agrees), strict=True))
-        for group in (*own, "all_steps"):
+        for group in (*groups, "all_steps"):
             self._counts[group] += 1
             for name, value in values.items():
                 if value is not None:
@@ -154,11 +154,11 @@ class LaneReport:
         if isinstance(record, StepRecord) and record.kind in DRAFTS:
             self._pending += 1
             if self.schedule.prunes:  # no full pass ever ends a cycle
-                self._ends.append((self.kept, self.decode_ms))
+                self._ends.append((self.standing, self.decode_ms))
             return
         self._verify(record.rows - record.kept if isinstance(record, JudgeRecord) else 0)
         self.full.append(record)
-        self._ends.append((self.kept, self.decode_ms))
+        self._ends.append((self.standing, self.decode_ms))
 
     def _verify(self, rejected: int) -> None:
         self.drafts += self._pending
@@ -173,7 +173,7 @@ class LaneReport:
             self._regrets[record.step] = record.regret
 
     @property
-    def kept(self) -> int:
+    def standing(self) -> int:
         """Decode tokens that stand."""
         return max(0, len(self.steps) - 1)
 
@@ -190,7 +190,7 @@ class LaneReport:
     @property
     def ms_per_token(self) -> float | None:
         """Milliseconds for each token that stands; None where none was decoded, or no clock ran."""
-        return self.decode_ms / self.kept if self.kept and self.decode_ms > 0 else None
+        return self.decode_ms / self.standing if self.standing and self.decode_ms > 0 else None
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -201,15 +201,15 @@ class LaneReport:
     def cycles(self) -> list[Cycle]:
         """Tokens that stand and milliseconds of each refresh cycle, the last one however far it came."""
         ends = [(0, 0.0), *self._ends]
-        if self.kept != ends[-1][0]:
-            ends.append((self.kept, self.decode_ms))
+        if self.standing != ends[-1][0]:
+            ends.append((self.standing, self.decode_ms))
         return [(end[0] - start[0], end[1] - start[1]) for start, end in pairwise(ends)]
 
     def rate_to(self, tokens: int) -> float | None:
         """Tokens per millisecond up to the end of the refresh cycle that reaches so many tokens; None where no clock
         ran."""
         at = bisect_left(self._ends, (tokens, 0.0))
-        reached, ms = self._ends[at] if at < len(self._ends) else (self.kept, self.decode_ms)
+        reached, ms = self._ends[at] if at < len(self._ends) else (self.standing, self.decode_ms)
         return quotient(reached, ms)
 
     @property
@@ -222,12 +222,14 @@ class LaneReport:
     @property
     def bytes_per_token(self) -> float | None:
         """Bytes that the passes read, by the formula, for each token that stands; None where `bound` is."""
-        return self._itemsize * self._bytes_read(self._read).numbers / self.kept if self._read and self.kept else None
+        if not self._read or not self.standing:
+            return None
+        return self._itemsize * self._bytes_read(self._read).numbers / self.standing
 
     @property
     def layer_runs(self) -> float | None:
         """Passes over a layer's weights, of however many rows, for each token that stands."""
-        return self._layer_runs / self.kept if self.kept else None
+        return self._layer_runs / self.standing if self.standing else None
 
     def _bytes_read(self, read: BytesRead) -> BytesRead:
         """`read` with all passes so far."""
@@ -254,7 +256,7 @@ class LaneReport:
     @property
     def refresh_counts(self) -> dict[str, Any]:
         """`refreshes`, and `average_period`: decode steps per refresh, None without any."""
-        average = average_period(self.kept, self.refreshes)
+        average = average_period(self.standing, self.refreshes)
         return {"refreshes": self.refreshes, "average_period": average and round(average, 4)}
 
     @property
@@ -337,9 +339,9 @@ class Report:
 
     def first_difference(self, lane: str) -> int | None:
         """Index of a lane's first token that differs from the baseline's; None if none does."""
-        base, own = self.lanes[self._base].steps, self.lanes[lane].steps
-        at, both = self._same[lane], min(len(base), len(own))
-        while at < both and base[at].token_id == own[at].token_id:
+        base, ours = self.lanes[self._base].steps, self.lanes[lane].steps
+        at, both = self._same[lane], min(len(base), len(ours))
+        while at < both and base[at].token_id == ours[at].token_id:
             at += 1
         self._same[lane] = at
         return at if at < both else None
@@ -349,11 +351,11 @@ class Report:
 
         None of the baseline, where either has no decode step or no time, and of the reference decoder.
         """
-        base, own = self.lanes[self._base], self.lanes[lane]
-        shorter = min(base.kept, own.kept)
-        if own is base or not shorter or not makes_claims(self.trace.header):
+        base, ours = self.lanes[self._base], self.lanes[lane]
+        shorter = min(base.standing, ours.standing)
+        if ours is base or not shorter or not makes_claims(self.trace.header):
             return None
-        return quotient(own.rate_to(shorter), base.rate_to(shorter))
+        return quotient(ours.rate_to(shorter), base.rate_to(shorter))
 
     def speedup_interval(self, lane: str) -> list[float] | None:
         """95% interval of `speedup`, [low, high], from a bootstrap over pairs of refresh cycles; None where it has
@@ -367,22 +369,22 @@ class Report:
 
     def kv_saved(self, lane: str) -> float | None:
         """Share of the baseline's K/V bytes that a lane saves, at the last step that both have."""
-        base, own = self.lanes[self._base], self.lanes[lane]
-        last = min(len(base.steps), len(own.steps)) - 1
-        if own is base or last < 0 or not base.steps[last].kv_bytes:
+        base, ours = self.lanes[self._base], self.lanes[lane]
+        last = min(len(base.steps), len(ours.steps)) - 1
+        if ours is base or last < 0 or not base.steps[last].kv_bytes:
             return None
-        return 1 - own.steps[last].kv_bytes / base.steps[last].kv_bytes
+        return 1 - ours.steps[last].kv_bytes / base.steps[last].kv_bytes
 
     def beside(self, lane: str) -> dict[str, Any]:
         """A lane beside the baseline so far: the figures of `TOGETHER`, and `accepted`."""
-        own = self.lanes[lane]
+        ours = self.lanes[lane]
         return {
             "speedup": self.speedup(lane),
-            "bound": own.bound,
+            "bound": ours.bound,
             "kv_saved": self.kv_saved(lane),
             "first_divergence": self.first_difference(lane),
-            "top1_agreement": own.quality.mean("lora_steps", "top1_agreement"),
-            "accepted": own.acceptance,
+            "top1_agreement": ours.quality.mean("lora_steps", "top1_agreement"),
+            "accepted": ours.acceptance,
         }
 
     def figures(self) -> dict[str, Any]:

@@ -22,12 +22,12 @@ BY_CHANCE = 1.03  # a speedup this far beyond the bound is noise: the lanes ran 
 
 
 def makes_claims(header: Header) -> bool:
-    """Whether a run's speed says something of LoRA-Drop: the reference decoder is slow for reasons of its own."""
+    """Whether a run's speed says something of LoRA-Drop: the reference decoder is slow for other reasons."""
     return header.device.get("decoder") != "reference" and not lacks_kernels(dict(header.device))
 
 
 def lacks_kernels(device: Mapping[str, Any]) -> bool:
-    """Whether torch decoded on a CPU, where it waits for its own calls: skipping layers may lose time there."""
+    """Whether torch decoded on a CPU, where the calls themselves take time: skipping layers may lose time there."""
     return device.get("type") == "cpu" and str(device.get("decoder")).startswith("static")
 
 
@@ -36,23 +36,23 @@ def quotient(over: float | None, under: float | None) -> float | None:
     return over / under if over and under and over > 0 and under > 0 else None
 
 
-def at_the_same_time(base: Sequence[Cycle], own: Sequence[Cycle], view: str) -> list[Pair]:
+def at_the_same_time(base: Sequence[Cycle], ours: Sequence[Cycle], view: str) -> list[Pair]:
     """Each cycle of a lane, with all that the baseline did meanwhile.
 
-    Other load on the machine meets both sides of a pair alike. The lanes take turns: in a `race` the lane whose own
+    Other load on the machine meets both sides of a pair alike. The lanes take turns: in a `race` the lane whose
     clock is behind steps next, so cycles at the same clock ran at the same time; in `lock-step`, those at the same
     token. What one lane did after the other had ended is left out.
     """
     axis = 0 if view == "lock-step" else 1
     pairs: list[Pair] = []
-    own_at, base_at, rest = 0.0, 0.0, iter(base)
+    ours_at, base_at, rest = 0.0, 0.0, iter(base)
     step = next(rest, None)
-    for cycle in own:
+    for cycle in ours:
         if step is None:
             break
-        own_at += cycle[axis]
+        ours_at += cycle[axis]
         tokens, ms = 0, 0.0
-        while step is not None and base_at + step[axis] / 2 <= own_at:
+        while step is not None and base_at + step[axis] / 2 <= ours_at:
             tokens, ms, base_at = tokens + step[0], ms + step[1], base_at + step[axis]
             step = next(rest, None)
         pairs.append((cycle, (tokens, ms)))
@@ -65,10 +65,10 @@ def speedup_interval(pairs: Sequence[Pair]) -> list[float] | None:
     Args:
         pairs: of `at_the_same_time`; too few have no interval, nor have those whose clock stood still.
     """
-    own, base = zip(*pairs, strict=True) if len(pairs) >= LEAST_CYCLES else ((), ())
-    if min(sum(ms for _, ms in side) for side in (own, base)) <= 0:
+    ours, base = zip(*pairs, strict=True) if len(pairs) >= LEAST_CYCLES else ((), ())
+    if min(sum(ms for _, ms in side) for side in (ours, base)) <= 0:
         return None
-    interval = ratio_interval(own, base)
+    interval = ratio_interval(ours, base)
     return interval and [round(end, 4) for end in interval]
 
 
@@ -124,7 +124,7 @@ def no_gain_reason(bound: float, accepted: float | None) -> str:
 
 
 def labelled_speed(speedup: float | None, interval: Sequence[float] | None, bound: float | None) -> str | None:
-    """A run's own speedup, with a label where it is no headline; None without a speedup."""
+    """A run's speedup, with a label where it is no headline; None without a speedup."""
     if speedup is None:
         return None
     text = f"{speedup:.2f}x"

@@ -40,16 +40,16 @@ def check_step(lane: str, step: int, count: int) -> None:
 
 
 def _about(lanes: dict[str, LaneSteps], lane: str, step: int) -> dict[str, Any]:
-    own = lanes[lane]
-    refresh = own.refresh_after(step)
+    ours = lanes[lane]
+    refresh = ours.refresh_after(step)
     return {
         "lane": lane,
         "step": step,
-        "kind": own.steps[step].kind,
-        "text": own.steps[step].text,
-        "prefix_of": own.prefix_of(step),
-        "prefix_text": own.prefix_text(step),
-        "layers": [{"did": did} for did in own.did(step)],
+        "kind": ours.steps[step].kind,
+        "text": ours.steps[step].text,
+        "prefix_of": ours.prefix_of(step),
+        "prefix_text": ours.prefix_text(step),
+        "layers": [{"did": did} for did in ours.did(step)],
         "top": {
             name: {
                 "prefix_of": other.prefix_of(step),
@@ -98,18 +98,18 @@ class LaneSteps:
     def __init__(self, trace: Trace, lane: str):
         self.lane, self.steps = lane, trace.steps[lane]
         self._config: dict[str, Any] = dict(trace.header.config_of(lane))
-        self._names = {one["id"]: one["label"].partition(":")[0] for one in trace.header.lanes}
-        own = trace.token_ids(lane)
+        self._names = {entry["id"]: entry["label"].partition(":")[0] for entry in trace.header.lanes}
+        ours = trace.token_ids(lane)
         self._shared: dict[str, int] = {}  # leading tokens that another lane has in common with this one
         for other in trace.steps:
             if other != lane:
                 theirs = trace.token_ids(other)
-                apart = first_divergence(own, theirs)
-                self._shared[other] = min(len(own), len(theirs)) if apart is None else apart
-        verifications = [one for one in trace.passes[lane] if isinstance(one, JudgeRecord)]
+                apart = first_divergence(ours, theirs)
+                self._shared[other] = min(len(ours), len(theirs)) if apart is None else apart
+        verifications = [record for record in trace.passes[lane] if isinstance(record, JudgeRecord)]
         self._last_verified = verifications[-1] if verifications else None
         self._rejected = _rejected_texts(trace, lane)
-        self._full_steps = [0, *(one.step for one in self.steps[1:] if one.kind == "refresh")]
+        self._full_steps = [0, *(step.step for step in self.steps[1:] if step.kind == "refresh")]
 
     def prefix_of(self, step: int) -> list[str]:
         """The lanes that share the text before a step, this one first."""
@@ -117,11 +117,11 @@ class LaneSteps:
 
     def prefix_text(self, step: int) -> str:
         """Whose text the figures of a step are for, in a sentence."""
-        own, *others = (self._names[name] for name in self.prefix_of(step))
+        name, *others = (self._names[name] for name in self.prefix_of(step))
         if others:
-            return f"On the text of {own}, which up to here is also that of {' and '.join(others)}."
+            return f"On the text of {name}, which up to here is also that of {' and '.join(others)}."
         apart = ", which differs from the other lanes' before this token" if self._shared else ""
-        return f"On the text of {own}{apart}."
+        return f"On the text of {name}{apart}."
 
     def did(self, step: int) -> list[str]:
         """By layer what it did at a step, in words."""
@@ -200,10 +200,10 @@ def _rejected_texts(trace: Trace, lane: str) -> dict[int, str]:
     """By the step that took its place: the text that was rejected."""
     texts: list[str] = []
     rejected: dict[int, str] = {}
-    for one in trace.passes[lane]:
-        if isinstance(one, StepRecord):
-            texts.append(one.text)
-        elif isinstance(one, RewindRecord):
-            rejected[one.to + 1] = "".join(texts[one.to + 1 :])
-            del texts[one.to + 1 :]
+    for record in trace.passes[lane]:
+        if isinstance(record, StepRecord):
+            texts.append(record.text)
+        elif isinstance(record, RewindRecord):
+            rejected[record.to + 1] = "".join(texts[record.to + 1 :])
+            del texts[record.to + 1 :]
     return rejected

@@ -24,15 +24,15 @@ def lane_table(report: Report) -> list[dict[str, Any]]:
         return []
     rows = []
     for lane in lanes:
-        name, own = lane["id"], report.lanes[lane["id"]]
+        name, lane_report = lane["id"], report.lanes[lane["id"]]
         method = METHODS.get(str(lane.get("method")).partition(":")[0])
         row = {
-            "tokens_per_second": own.tokens_per_second,
+            "tokens_per_second": lane_report.tokens_per_second,
             "speedup": report.speedup(name),
-            "layer_runs": own.layer_runs,
-            "bytes": own.bytes_per_token,
-            "accepted": own.acceptance,
-            "regret": own.loss,
+            "layer_runs": lane_report.layer_runs,
+            "bytes": lane_report.bytes_per_token,
+            "accepted": lane_report.acceptance,
+            "regret": lane_report.loss,
         }
         rows.append(
             {
@@ -45,9 +45,9 @@ def lane_table(report: Report) -> list[dict[str, Any]]:
                 "note": method and f"{method.note} Source: {method.source}.",
                 **{key: number(value, 6) for key, value in row.items()},
                 "speedup_interval": report.speedup_interval(name),
-                "drafts": own.drafts,
+                "drafts": lane_report.drafts,
                 "text": _text(report, name),
-                "kv_bytes": own.steps[-1].kv_bytes if own.steps else 0,
+                "kv_bytes": lane_report.steps[-1].kv_bytes if lane_report.steps else 0,
             }
         )
     return rows

@@ -84,13 +84,13 @@ def facts_of(report: Report) -> Facts:
 
 
 def _text_facts(report: Report, lane: str) -> TextFacts:
-    trace, own = report.trace, report.lanes[lane]
+    trace, ours = report.trace, report.lanes[lane]
     is_beside = BASELINE in trace.steps and lane != BASELINE
     loop_word = _loop_word(report, lane)
     how = None
     if is_beside:
         ids = [report.lanes[name].text_ids(_ended(report, name)) for name in (lane, BASELINE)]
-        how = reads(own.loss, repeated_share(ids[0]), repeated_share(ids[1]), float(loop_word is not None))
+        how = reads(ours.loss, repeated_share(ids[0]), repeated_share(ids[1]), float(loop_word is not None))
     texts = [step.text for step in trace.steps[lane]]
     absurd = None
     if not trace.header.sampling.get("temperature"):  # a sampled token may be one that no argmax would be
@@ -99,8 +99,8 @@ def _text_facts(report: Report, lane: str) -> TextFacts:
     return TextFacts(
         words=align(trace.text(BASELINE), trace.text(lane)).counts if is_beside else None,
         first_token=report.first_difference(lane) if is_beside else None,
-        quality_loss=own.loss,
-        loss_of=None if own.loss is None else "own",
+        quality_loss=ours.loss,
+        loss_of=None if ours.loss is None else "own",
         reads=how,
         refuses=is_beside and refuses(trace.text(lane)) and not refuses(trace.text(BASELINE)),
         collapsed_word=loop_word,
@@ -178,10 +178,10 @@ def _ended(report: Report, lane: str) -> str | None:
 
 
 def _third_facts(report: Report) -> ThirdFacts | None:
-    lane = next((one for one in report.trace.header.lanes if one["id"] == THIRD), None)
+    lane = next((entry for entry in report.trace.header.lanes if entry["id"] == THIRD), None)
     if lane is None or BASELINE not in report.lanes:
         return None
-    main, own = report.lanes[report.main], report.lanes[THIRD]
+    main, third = report.lanes[report.main], report.lanes[THIRD]
     facts = _text_facts(report, THIRD)
     breaks: list[tuple[int | None, Literal["loop", "absurd"]]] = [
         (facts.collapsed_word, "loop"),
@@ -190,7 +190,7 @@ def _third_facts(report: Report) -> ThirdFacts | None:
     after, how = min(((at, how) for at, how in breaks if at is not None), default=(None, None))
     config: Mapping[str, object] = report.trace.header.main["config"]
     other: Mapping[str, object] = lane["config"]
-    is_bare = bool(config.get("rank")) and not other.get("rank") and own.schedule.reuse == main.schedule.reuse
+    is_bare = bool(config.get("rank")) and not other.get("rank") and third.schedule.reuse == main.schedule.reuse
     changed = {name for name in other.keys() & config.keys() if other[name] != config[name]}
     return ThirdFacts(
         **vars(facts),
@@ -198,7 +198,7 @@ def _third_facts(report: Report) -> ThirdFacts | None:
         label=lane["label"],
         is_bare=is_bare,
         is_uncorrected=is_bare and changed <= {"corrections", "rank", "corrected", "extras"},
-        accepted=own.acceptance,
+        accepted=third.acceptance,
         breaks_after=after,
         how=how,
     )
@@ -226,8 +226,8 @@ def _clauses(kind: Kind, facts: Facts) -> Iterator[str | None]:
     words = facts.words
     match kind:
         case "stopped":
-            own = f"{counted(facts.tokens[facts.lane], 'token')} of the answer"
-            yield f"The file is cut short after {own}" if facts.stopped == "cut" else f"Stopped after {own}"
+            length = f"{counted(facts.tokens[facts.lane], 'token')} of the answer"
+            yield f"The file is cut short after {length}" if facts.stopped == "cut" else f"Stopped after {length}"
             if facts.first_word is not None:
                 yield f"the answers differ from word {facts.first_word + 1} on"
             elif words:

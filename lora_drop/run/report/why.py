@@ -1,4 +1,4 @@
-"""Why the charts look as they do: a sentence for each, with the run's own figures."""
+"""Why the charts look as they do: a sentence for each, with the run's figures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL = 1e9  # parameters; a smaller model is often wrong
 def why(report: Report, parts: dict[str, Any] | None) -> dict[str, str | None]:
     """A sentence by chart, None where it has none, about the run's main lane; `parts` is `parts_of` the report."""
     trace, lane = report.trace, report.main
-    if not report.lanes[lane].kept:
+    if not report.lanes[lane].standing:
         return dict.fromkeys(CHARTS)
     return {
         "answers": _answers(report),
@@ -44,11 +44,11 @@ def _answers(report: Report) -> str | None:
     if alignment.first is None:
         return f"Both answers have the same words.{_small(report)}"
     piece = next(piece for piece in alignment.pieces if piece.kind == "differ")
-    own, full = (f"\u201c{words[0][:QUOTED]}\u201d" if words else None for words in (piece.other, piece.one))
-    if own is None:
+    ours, full = (f"\u201c{words[0][:QUOTED]}\u201d" if words else None for words in (piece.right, piece.left))
+    if ours is None:
         return f"The first difference is word {alignment.first + 1}: {full} is missing.{_small(report)}"
     there = f"where the full model wrote {full}" if full else "which the full model did not write"
-    return f"The first difference is word {alignment.first + 1}: {own}, {there}.{_small(report)}"
+    return f"The first difference is word {alignment.first + 1}: {ours}, {there}.{_small(report)}"
 
 
 def _small(report: Report) -> str:
@@ -66,23 +66,23 @@ def _race(report: Report) -> str | None:
         return None
     clocks = [report.trace.clock(lane) for lane in (report.main, BASELINE)]
     least = min(map(len, clocks))
-    own, full = (clock[least - 1] for clock in clocks)
+    ours, full = (clock[least - 1] for clock in clocks)
     # The prefill's token counts too, as in the bars.
     did = "finished" if len(clocks[0]) == len(clocks[1]) else f"wrote the first {counted(least + 1, 'token')}"
-    gap, summary = abs(full - own), report.trace.summary
+    gap, summary = abs(full - ours), report.trace.summary
     lead = f"{gap / 1000:.2f} s" if gap >= 10 else _ms(gap)
     prefill = f"The prompt was read once, for all lanes, in {_ms(report.trace.steps[report.main][0].ms)}."
     if summary and summary.prefill_cached:
         prefill = "Prompt cached."
-    return f"LoRA-Drop {did} {lead} {'earlier' if own < full else 'later'}. {prefill}"
+    return f"LoRA-Drop {did} {lead} {'earlier' if ours < full else 'later'}. {prefill}"
 
 
 def _time(lane: LaneReport) -> str | None:
-    lora, full = [[one.ms for one in steps] for steps in (lane.lora + lane.rejected, lane.full)]
+    lora, full = [[step.ms for step in steps] for steps in (lane.lora + lane.rejected, lane.full)]
     if not full or not lora:
         return None
     text = f"A LoRA step took {_ms(fmean(lora))} on average, a full step {_ms(fmean(full))}"
-    rows = [one.rows for one in lane.passes if isinstance(one, StepRecord) and one.rows > 1]
+    rows = [record.rows for record in lane.passes if isinstance(record, StepRecord) and record.rows > 1]
     text += f", since it runs {fmean(rows):.2g} tokens at once" if rows else ""
     if lane.rejected:
         text += f"; {len(lane.rejected)} of {len(lora)} LoRA steps wrote drafts that were rejected"
@@ -145,8 +145,8 @@ def _memory(report: Report) -> str | None:
     last = min(len(lane.steps) for lane in lanes) - 1
     if last < 0:  # a file that was cut short
         return None
-    own, full = (lane.steps[last].kv_bytes for lane in lanes)
-    text = f"After {counted(last, 'step')} the caches hold {human_bytes(own)}, the full model's {human_bytes(full)}"
+    ours, full = (lane.steps[last].kv_bytes for lane in lanes)
+    text = f"After {counted(last, 'step')} the caches hold {human_bytes(ours)}, the full model's {human_bytes(full)}"
     config = report.trace.header.config_of(report.main)
     if not config.get("dropped"):
         return f"{text}."

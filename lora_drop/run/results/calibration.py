@@ -29,7 +29,7 @@ from lora_drop.run.results.store import Content, Row, Store, is_setting
 from lora_drop.runtime import VERSION
 
 HEAD = "screened-head"  # the row of the full model with the screened head: its name in `COMPARISONS`
-HEAD_PERIODS = (4, 8)  # of which its row has the best
+HEAD_PERIODS = (4, 8)  # its row has the faster of them
 # Of a device: where these are equal, a stored file's speeds are this machine's.
 PLACE = ("type", "name", "cores", "threads")
 SPEEDS = ("speedup", "speedup_low", "speedup_high")

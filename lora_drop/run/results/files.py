@@ -31,16 +31,16 @@ class _Figures(Shape):
     __pydantic_extra__: dict[str, Number | None] = Field(init=False)  # all that is not named otherwise
 
 
-def _type_of(one: Setting) -> Any:
-    if isinstance(one.kind, (Layers, LayerList)):
+def _type_of(setting: Setting) -> Any:
+    if isinstance(setting.kind, (Layers, LayerList)):
         return list[int] | None
-    return one.kind.python | None if one.kind.python in (str, bool) else Number | None
+    return setting.kind.python | None if setting.kind.python in (str, bool) else Number | None
 
 
 _Point = _shape(
     _Figures,
     # A row may be older than a setting.
-    **{one.name: (_type_of(one), None) for one in settings_of(SCHEDULE)},
+    **{setting.name: (_type_of(setting), None) for setting in settings_of(SCHEDULE)},
     **{name: (str | None, None) for name in ("adapters_fingerprint", "decoder", "own_answers_sha256", "sample")},
 )
 _SweepRow = _shape(_Point, reuse=str, part=str, drop_ratio=Number, period=Number)

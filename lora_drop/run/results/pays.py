@@ -27,7 +27,7 @@ from lora_drop.run.results.calibration import HEAD, gain_here, speeds_here
 from lora_drop.run.results.files import SHAPES
 from lora_drop.run.results.store import Content, Row
 
-LIKE = "LLaMA3-8B"  # whose proportions and vocabulary a model of one's own has in the calculator
+LIKE = "LLaMA3-8B"  # the calculator gives the user's model its proportions and vocabulary
 NAMES = {  # of the shapes, by their names in `random:...`
     "random:llama2-7b": "LLaMA2-7B",
     "random:llama3-8b": "LLaMA3-8B",
@@ -93,7 +93,7 @@ def where_it_pays(loaded: LoadedModel | ModelInfo, values: Mapping[str, Any] | N
         - result: `text`, and `curves` and `own`, the calculator's point; or the text alone of values that do not fit.
     """
     stored = stored_shapes()
-    points = [*_points_here(loaded), *(point for one in stored for point in _stored_points(loaded, one))]
+    points = [*_points_here(loaded), *(point for shape in stored for point in _stored_points(loaded, shape))]
     chosen = _defaults(stored) if values is None else dict(values)
     fields = [vars(field) | {"value": chosen.get(field.name)} for field in FIELDS]
     try:
@@ -169,7 +169,7 @@ def _defaults(stored: list[Content]) -> dict[str, float | None]:
 
 
 def calculated(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The calculator's result for a model of one's own.
+    """The calculator's result for the user's model.
 
     Raises:
         LoraDropError: a value is missing or outside its limits, or the layers cannot be skipped so.
@@ -199,8 +199,8 @@ def calculated(values: Mapping[str, Any]) -> dict[str, Any]:
         {"kind": "plain", "label": "nothing checked", "points": _curve(bound, plain, outside)},
         {"kind": "checked", "label": "every guess checked", "points": _curve(checked, repaired, outside)},
     ]
-    own = {"kind": "own", "label": "your model", "waits": waits, "speedup": expected, "words": text}
-    return {"text": text, "curves": curves, "own": own}
+    point = {"kind": "own", "label": "your model", "waits": waits, "speedup": expected, "words": text}
+    return {"text": text, "curves": curves, "own": point}
 
 
 def _read(field: Field, value: Any) -> float:
@@ -211,7 +211,7 @@ def _read(field: Field, value: Any) -> float:
 
 
 def _shape(layers: int, width: int, bits: float) -> ModelShape:
-    """A model of one's own: the proportions and the vocabulary of `LIKE`, all matrices with so many bits."""
+    """The user's model: the proportions and the vocabulary of `LIKE`, all matrices with so many bits."""
     like = paper.SHAPES[LIKE]
     heads = max(1, round(like.num_heads * width / like.hidden_size))
     size = bits / 8 / ITEMSIZE

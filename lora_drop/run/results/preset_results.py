@@ -1,7 +1,7 @@
 """Measured figures of the presets: the file of the `presets` command, read for the page and for `run`.
 
 A row counts only if a run of the preset would be the same now: same weights, same settings, same adapters. No figure
-here is set by hand. The file was written on another processor: of a preset's speed only this machine's own calibration
+here is set by hand. The file was written on another processor: of a preset's speed only this machine's calibration
 is shown (`calibration.py`).
 """
 
@@ -52,7 +52,7 @@ class Measured:
 
 
 def regret_of(row: dict[str, Any]) -> float | None:
-    """Quality loss of a row's own text in nats per token: how much less likely each token is than the full model's
+    """Quality loss of a row's text in nats per token: how much less likely each token is than the full model's
     favourite. It says how a text reads, with `accept` and without; None if the row has no free text."""
     return row.get("free_regret")
 
@@ -138,8 +138,8 @@ def preset_figures(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> P
     if the presets file has it for this model and these adapters.
     """
 
-    def resolved(one: LoraDropConfig) -> Any:
-        return one.schedule_for(loaded.num_layers), one.adapters, one.corrections
+    def resolved(settings: LoraDropConfig) -> Any:
+        return settings.schedule_for(loaded.num_layers), settings.adapters, settings.corrections
 
     try:  # the run itself refuses settings that do not fit
         wanted = resolved(config)
@@ -158,7 +158,9 @@ def preset_figures(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> P
             gains[key] = here[row]["speedup"]
             gains["device"] = describe_device(loaded.device)["name"]
     try:
-        measured = measured_presets(loaded.id, loaded.revision, lambda one: taken if one == same[0].config else None)
+        measured = measured_presets(
+            loaded.id, loaded.revision, lambda preset_config: taken if preset_config == same[0].config else None
+        )
     except LoraDropError:  # broken
         measured = Measured()
     if (accepted := measured.bare.get(name, {}).get("accepted")) is not None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from lora_drop.run.report.words import rule_words
 
 Row = dict[str, Any]
-# Settings that set groups apart, beside the rule.
+# Settings that, beside the rule and the adapters, are the same in all rows of a group.
 OTHERS = ("kv", "refresh", "accept", "own_repeats", "head", "corrections", "drop_layers")
 
 
@@ -19,7 +19,7 @@ class Group(NamedTuple):
     reuse: str
     part: str
     adapters: str
-    others: str  # what else is not the paper's, in words
+    others: str  # those of `OTHERS` that differ from the paper's, in words
 
     @property
     def words(self) -> list[str]:
@@ -29,7 +29,11 @@ class Group(NamedTuple):
         return [self.reuse, skipped, *([self.others] if self.others else []), trained]
 
 
-percent, nats, times = "{:.1%}".format, "{:+.2f}".format, "{:.2f}x".format  # of a share, a loss, a ratio of speeds
+percent, nats, times = (
+    "{:.1%}".format,
+    "{:+.2f}".format,
+    "{:.2f}x".format,
+)  # of shares, losses, ratios of speeds
 # Column, title and form of each quality.
 AGREEMENT = ("lora_steps_top1_agreement", "Same next token, LoRA steps", percent)
 NLL_GAP = ("all_steps_nll_gap", "NLL gap, all steps (nats)", nats)
@@ -40,7 +44,7 @@ QUALITIES = {"own": OWN_LOSS, "agreement": AGREEMENT, "nll_gap": NLL_GAP}
 def groups(sweep: dict[str, Any]) -> list[Group]:
     """The ways of skipping that a sweep measured, in its order.
 
-    Rows that skip nothing are the baseline and belong to every group of their rule.
+    Rows that skip nothing are the baseline and make a group only if no row skips anything.
     """
     rows = sweep.get("rows", [])
     skipping = dict.fromkeys(group_of(row) for row in rows if not is_baseline(row))

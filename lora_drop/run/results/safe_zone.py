@@ -177,7 +177,7 @@ class Answer:
 
 def setting_of(row: Row) -> LoraDropConfig | None:
     """The setting of a row, with the adapters that `auto` takes; None if it cannot run here."""
-    names = {one.name for one in settings_of(SCHEDULE)}
+    names = {setting.name for setting in settings_of(SCHEDULE)}
     values = {name: value for name, value in row.get("config", row).items() if name in names}
     values["adapters"] = "none" if values.get("adapters") == "none" else "auto"
     try:
@@ -189,7 +189,7 @@ def setting_of(row: Row) -> LoraDropConfig | None:
 def measures_of(rows: Iterable[Row]) -> list[Measure]:
     """The figures that a map of these rows can show: the bound in place of a speed that was not measured here."""
     has_speed = any(value_of(row, "speedup") is not None for row in rows)
-    return [BOUND if one.name == BOUND.name and not has_speed else one for one in MEASURES]
+    return [BOUND if measure.name == BOUND.name and not has_speed else measure for measure in MEASURES]
 
 
 def are_timed(rows: Iterable[Row]) -> bool:
@@ -225,7 +225,7 @@ def answer_of(rows: Iterable[Row], prompts: int | None = None) -> Answer:
     Without speeds of this machine, the one with the highest bound.
 
     Args:
-        prompts: that each row's own text answers.
+        prompts: that each row's text answers.
     """
     cells = [row for row in rows if not is_baseline(row)]
     if safe := [row for row in cells if reads_well(row)]:
@@ -268,8 +268,8 @@ def head_words(row: Row | None, head: Row | None) -> str:
 
 def prompts_of(about: dict[str, Any]) -> int | None:
     """The number of prompts that the rows of a file answer; None if it does not say."""
-    own = about.get("data", {}).get("own")
-    prompts = own.get("prompts") if isinstance(own, dict) else None
+    answers = about.get("data", {}).get("own")
+    prompts = answers.get("prompts") if isinstance(answers, dict) else None
     return prompts if isinstance(prompts, int) else None
 
 
@@ -364,7 +364,7 @@ def stops_of(
 
 
 def _head_stop(here: Row | None, full: str | None) -> Stop:
-    """The full model with the screened head: what of the other stops' speed is not LoRA-Drop's own.
+    """The full model with the screened head: the part of the other stops' speed that is not LoRA-Drop's.
 
     Args:
         here: its row of the calibration.
@@ -422,9 +422,9 @@ def _stop(row: Row) -> Stop | None:
 
 def _sample(samples: list[dict[str, Any]], lane: str, config: dict[str, Any] | None) -> str | None:
     """A lane's stored answer to `PROMPT`, if it is of the same setting."""
-    for one in samples:
-        if (one["prompt"], one["lane"]) == (PROMPT, lane):
-            stored = one["config"]
+    for sample in samples:
+        if (sample["prompt"], sample["lane"]) == (PROMPT, lane):
+            stored = sample["config"]
             if config is None or (stored is not None and whole_setting(stored) == whole_setting(config)):
-                return str(one["text"])
+                return str(sample["text"])
     return None

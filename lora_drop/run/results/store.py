@@ -77,7 +77,7 @@ class Kind:
                 raise ValueError
             content: Content = from_json(text, allow_inf_nan=False)
             self.shape.model_validate(content)
-            if any(content.get(name, own) != own for name, own in self._form.items()):
+            if any(content.get(name, value) != value for name, value in self._form.items()):
                 raise ValueError
         except ValueError:
             raise LoraDropError(f"{path.name} is not a {self.name} of the {self.command} command.") from None

@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, NotRequired, cast, get_args
 
 from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError, WithJsonSchema, with_config
-from typing_extensions import TypedDict  # pydantic takes Python's own from 3.12 on
+from typing_extensions import TypedDict  # pydantic takes the one in `typing` from Python 3.12 on
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.fields import RUN, SCHEDULE, Setting
@@ -43,7 +43,7 @@ KINDS = get_args(StepKind)
 
 LARGEST = 1e300  # of a number: sums of such numbers stay finite
 MORE = ConfigDict(extra="allow")  # further keys are allowed
-Text = InstanceOf[str]  # a token's may be half a character, which pydantic's own `str` refuses
+Text = InstanceOf[str]  # a token's may be half a character, which pydantic's `str` refuses
 LaneId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]  # a key of `run`'s JSON object
 Number = Annotated[float, Field(strict=True, ge=-LARGEST, le=LARGEST)]  # or a whole one
 StepNumber = Annotated[int, Field(strict=True, ge=0, le=10**7)]
@@ -60,12 +60,12 @@ Top = Annotated[list[tuple[TokenText, Annotated[float, Field(strict=True, ge=0, 
 def _of_table(owner: str) -> dict[str, Any]:
     """The table's settings as types. A choice may be any text: another version may have written the run."""
 
-    def type_of(one: Setting) -> Any:
-        if isinstance(one.kind, Choice):
-            return Text | None if one.kind.off else Text
-        return Annotated[one.kind.annotation, WithJsonSchema(one.schema)]
+    def type_of(setting: Setting) -> Any:
+        if isinstance(setting.kind, Choice):
+            return Text | None if setting.kind.off else Text
+        return Annotated[setting.kind.annotation, WithJsonSchema(setting.schema)]
 
-    return {one.name: type_of(one) for one in settings_of(owner)}
+    return {setting.name: type_of(setting) for setting in settings_of(owner)}
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -191,7 +191,7 @@ class Verdict(TypedDict):
 class LaneSummary(TypedDict, total=False):
     """A lane's figures: `thoughts` are the tokens of its thoughts, where it has any; `refreshes` are the decode steps
     that were full, `average_period` is decode steps per refresh (None without any); `collapsed` is the step where the
-    loop begins that the text ends in (None without a loop). A third lane has its own comparison with the baseline here
+    loop begins that the text ends in (None without a loop). A third lane has a comparison with the baseline here
     too."""
 
     tokens_per_second: Number | None
@@ -226,7 +226,7 @@ class _Line:
     def to_file(self) -> dict[str, Any]:
         """The object that a line of the file holds."""
         fields: Any = type(self)  # Any: each of them is a dataclass
-        defaults = {one.name: one.default for one in dataclasses.fields(fields)}
+        defaults = {field.name: field.default for field in dataclasses.fields(fields)}
         values = dataclasses.asdict(cast(Any, self))
         return {k: v for k, v in values.items() if k not in self._optional or v != defaults[k]}
 
@@ -271,7 +271,7 @@ class Header(_Line):
 
     def config_of(self, lane: str) -> LaneConfig:
         """A lane's settings."""
-        return next(one["config"] for one in self.lanes if one["id"] == lane)
+        return next(entry["config"] for entry in self.lanes if entry["id"] == lane)
 
     @property
     def main(self) -> LaneHeader:
@@ -287,7 +287,7 @@ class StepRecord(_Line):
 
     Attributes:
         active: 1 for each layer that ran whole.
-        ms: time of the step on the lane's own clock.
+        ms: time of the step on the lane's clock.
         kv_bytes: of the lane's caches after it.
         entropy: of its unscaled logits, in nats; None of a `draft`, which takes no pass.
         trigger: why a refresh came early.
@@ -356,7 +356,7 @@ class AuditRecord(_Line):
     model is `argmax_text`; `regret` is the full model's ln(p_favourite / p_token) of the token that the lane wrote: 0
     for the full model's own favourite.
 
-    An audit of quality feeds the lane the baseline's tokens, by the lane's own schedule: `kind` is that of the step
+    An audit of quality feeds the lane the baseline's tokens, by the lane's schedule: `kind` is that of the step
     there, and `nll_gap` the baseline's log-probability of its next token less the lane's, in nats. Its steps may go on
     past the lane's. It has no drift and no regret.
     """
@@ -433,7 +433,7 @@ def is_plain(value: Any, depth: int = MAX_DEPTH) -> bool:
     `MAX_TEXT` characters, and all numbers are finite and at most `LARGEST`."""
     if isinstance(value, (dict, list)):
         inner = value.values() if isinstance(value, dict) else value
-        return depth > 0 and len(inner) <= MAX_VALUES and all(is_plain(one, depth - 1) for one in inner)
+        return depth > 0 and len(inner) <= MAX_VALUES and all(is_plain(item, depth - 1) for item in inner)
     if isinstance(value, str):
         return len(value) <= MAX_TEXT
     if value is None or isinstance(value, bool):
@@ -472,7 +472,7 @@ def read_line(line: bytes) -> Record:
         if any(fault["type"] == "missing" for fault in error.errors(include_url=False, include_input=False)):
             raise ValueError("a key is missing") from None
         raise _wrong(kind) from None
-    # From the line's own values, not pydantic's copies: what is read is written again to the letter.
+    # From the line's values, not pydantic's copies: what is read is written again to the letter.
     record = cls(**{name: value for name, value in values.items() if name in cls.__dataclass_fields__})
     if not record.is_right():
         raise _wrong(kind)

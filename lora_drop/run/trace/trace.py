@@ -116,14 +116,14 @@ class Trace:
         """Milliseconds of decoding after each token that stands, prefill's left out. Rejected drafts' time counts."""
         times: list[float] = []
         spent = 0.0
-        for one in self.passes[lane]:
-            if one.type == "rewind":
-                del times[one.to :]
-            elif one.type == "judge":
-                spent += one.ms
+        for record in self.passes[lane]:
+            if record.type == "rewind":
+                del times[record.to :]
+            elif record.type == "judge":
+                spent += record.ms
                 times[-1:] = [spent]
-            elif one.step:
-                spent += one.ms
+            elif record.step:
+                spent += record.ms
                 times.append(spent)
         return times
 
@@ -166,9 +166,9 @@ def gather(records: Iterable[Record]) -> Trace:
     return trace
 
 
-def first_divergence(one: list[int], other: list[int]) -> int | None:
+def first_divergence(left: list[int], right: list[int]) -> int | None:
     """0-based index of the first differing token; None if one list starts with the other."""
-    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
+    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), None)
 
 
 def read_trace(path: str | Path) -> Trace:

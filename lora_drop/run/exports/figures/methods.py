@@ -19,7 +19,7 @@ LEAST = 0.01  # a smaller regret counts as this much
 def frontier_picture(content: dict[str, Any]) -> str:
     """Each reported method as a numbered mark with the interval of its speed, and a list of them.
 
-    Methods that keep the full model's text stand in a band of their own above the scale of regret.
+    Methods that keep the full model's text stand in a separate band above the scale of regret.
     """
     svg, rows = Svg(WIDTH), reported(content)
     speeds = [row[name] or row["speedup"] for row in rows for name in ("speedup", "speedup_low", "speedup_high")]

@@ -29,7 +29,7 @@ LINES = 16  # of each answer; the rest is an ellipsis
 LEAST = 1.5  # pixels; shorter passes are drawn together with the next one
 MOST_POINTS = 400  # of a line
 NOTHING = "This run has nothing to draw here."
-# As the page's own: of what a lane saves or pays.
+# As on the page: the colours of what a lane saves or pays.
 PARTS = {"layers": "dropped", "head": "muted", "refreshes": "refresh", "taken_back": "rejected", "outside": "edge"}
 
 
@@ -96,10 +96,10 @@ def _headline(run: Run, box: Box) -> float:
     about = f"{place_of(header)}: {', '.join(setting_words(header))}"
     bottom = svg.paragraph(box.x, box.y + 30, about, box.width, 13, fill="muted")
     figures = verdict["figures"]
-    for at, one in enumerate(figures):
+    for at, figure in enumerate(figures):
         x = box.x + at * box.width / 3
-        svg.text(x, bottom + 36, one["value"], 28, bold=True)
-        svg.text(x, bottom + 58, one["label"], 13, "muted", box.width / 3 - GAP)
+        svg.text(x, bottom + 36, figure["value"], 28, bold=True)
+        svg.text(x, bottom + 58, figure["label"], 13, "muted", box.width / 3 - GAP)
     bottom += 62 if figures else 0
     words = verdict["line"] if figures else verdict["text"]
     return svg.paragraph(box.x, bottom + 4, words, box.width, TEXT) if words else bottom
@@ -223,12 +223,12 @@ def _passes(run: Run, lane: str) -> Iterator[tuple[float, tuple[str, float]]]:
     """Milliseconds, and colour with opacity, of each decode pass of a lane."""
     tint = next(tint for name, _, tint in run.lanes if name == lane)
     every = run.report.lanes[lane].schedule.is_baseline
-    for one in run.trace.passes[lane]:
-        if isinstance(one, JudgeRecord):
-            yield max(one.ms, 0.0), ("refresh", 1.0)
-        elif isinstance(one, StepRecord) and one.step:
-            kind = (tint, 0.35) if one.kind in DRAFTS else (tint, 0.6) if every else ("refresh", 1.0)
-            yield max(one.ms, 0.0), kind if run.trace.stands(one) else ("rejected", 1.0)
+    for record in run.trace.passes[lane]:
+        if isinstance(record, JudgeRecord):
+            yield max(record.ms, 0.0), ("refresh", 1.0)
+        elif isinstance(record, StepRecord) and record.step:
+            kind = (tint, 0.35) if record.kind in DRAFTS else (tint, 0.6) if every else ("refresh", 1.0)
+            yield max(record.ms, 0.0), kind if run.trace.stands(record) else ("rejected", 1.0)
 
 
 def _merged(
@@ -336,11 +336,11 @@ def _formula(schedule: Schedule, prompt_tokens: int, steps: Sequence[StepRecord]
     for step in steps:
         if step.kind == "refresh":
             refreshes, last = refreshes + 1, step.step
-        kept = [
+        lengths = [
             schedule.kv_length(layer, prompt_tokens, step.step, refreshes, last)
             for layer in range(schedule.num_layers)
         ]
-        yield step.step, sum(kept)
+        yield step.step, sum(lengths)
 
 
 def _parts(run: Run, box: Box) -> float:

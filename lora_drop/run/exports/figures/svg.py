@@ -38,7 +38,7 @@ _WIDTHS = {
     for char in chars
 }
 _BOLD = 1.12  # width of bold text
-# Characters that no XML may have.
+# Characters that XML forbids.
 _NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
 
 
@@ -52,7 +52,8 @@ class Box(NamedTuple):
 
 
 class Key(NamedTuple):
-    """An entry of a legend; `kind` is `patch`, `hollow`, `line`, `dash`, or a sign of `mark`."""
+    """An entry of a legend; `kind` is `patch`, `hollow`, `line`, `dash`, or a sign of `mark`, hollow if
+    it ends in `-open`."""
 
     words: str
     color: str
@@ -99,7 +100,7 @@ class Svg:
         self.add("rect", hover=hover, **box._asdict(), fill=self.color(fill), **more)
 
     def rects(self, boxes: Iterable[Box], fill: str, within: Sequence[Box] = (), **more: Any) -> None:
-        """Draw rectangles of a colour as one path, cut to the rectangles `within`."""
+        """Draw rectangles of a colour as one path, clipped to the rectangles `within`."""
         if path := _path_of(boxes):
             clip = None
             if within:
@@ -214,7 +215,7 @@ class Axes:
 
     Args:
         svg: where they are drawn.
-        box: of the plot itself; ticks and titles are left of it and below.
+        box: the plot's area; ticks and titles are left of it and below.
         x: the values at its left and right.
         y: the values at its bottom and top.
     """
@@ -261,7 +262,9 @@ class Axes:
 
 
 def ticks(low: float, high: float, about: int, least: float = 0) -> list[float]:
-    """Round values between two, about so many, at least `least` apart: steps are 1, 2 or 5 times a power of ten."""
+    """Round values between `low` and `high`, some `about` of them and at least `least` apart.
+
+    The step is 1, 2 or 5 times a power of ten."""
     low, high = sorted((low, high))
     least = max(least, (high - low) / about)
     if least == math.inf:
@@ -273,7 +276,7 @@ def ticks(low: float, high: float, about: int, least: float = 0) -> list[float]:
 
 
 def width_of(text: str, size: float, bold: bool = False) -> float:
-    """Width of a text in pixels, rather too much than too little."""
+    """Estimated width of a text in pixels; too large rather than too small."""
     ems = sum(_width(char) for char in text)
     return size * ems * (_BOLD if bold else 1)
 
@@ -323,6 +326,7 @@ def _is_wide(char: str) -> bool:
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:
+    """The ends of an axis: one unit around `low` where its values span nothing, or no finite range."""
     if not 0 < abs(high - low) < math.inf:  # a file may hold any numbers
         return low - 0.5, low + 0.5
     return low, high
@@ -349,5 +353,5 @@ def _attributes(attributes: dict[str, Any]) -> str:
 
 
 def as_xml(text: str) -> str:
-    """The text as XML that shows it."""
+    """A text escaped for XML; characters that XML forbids become U+FFFD."""
     return html.escape(_NOT_XML.sub("\ufffd", printable(text)))

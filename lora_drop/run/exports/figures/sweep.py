@@ -1,6 +1,6 @@
 """Figures of a sweep: its map over drop ratio and period, and speed against quality.
 
-Every number drawn comes from the results; the paper's own (`lora_drop.method.paper`) are labelled as the paper's.
+Every number drawn comes from the results; the paper's (`lora_drop.method.paper`) are labelled as the paper's.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def sweep_map(sweep: dict[str, Any], group: Group, theme: str = "light") -> str:
 
 
 def _spans(rows: Iterable[Row]) -> dict[str, tuple[float, float]]:
-    """The values at the ends of a panel's colours, where they are not its own extremes."""
+    """The values at the ends of a panel's colours, where they are not the panel's extremes."""
     speeds = [value for row in rows for name in ("speedup", "bound") if (value := value_of(row, name))]
     # Speed and bound share a scale, so that a colour means the same in both; a share is out of 1.
     spans = dict.fromkeys(("speedup", "bound"), (min(speeds, default=1), max(speeds, default=1)))
@@ -166,7 +166,7 @@ def _tint(svg: Svg, share: float) -> tuple[str, str]:
 
 
 def _map_words() -> list[str]:
-    """Words beside the maps: the outline, the bound, and the paper's own speeds; `*` begins a heading."""
+    """Words beside the maps: the outline, the bound, and the paper's speeds; `*` begins a heading."""
     lines = [
         "*Dashed: the paper's safe zone",
         f"p ≤ {paper.SAFE_DROP_RATIO:g} and k ≤ {paper.SAFE_K}: its claim, for other and larger",
@@ -191,14 +191,14 @@ def pareto(sweep: dict[str, Any], quality: str = "agreement", theme: str = "ligh
     """Speed against quality, a sign for each (reuse, part, adapters); better is up and to the right.
 
     The Pareto front joins the points that no other beats in both. A thin line leads from each point to its bound, a
-    hollow twin. The paper's own points have a strip of their own on the same speed axis: their accuracies of other
+    hollow twin. The paper's points have a separate strip on the same speed axis: their accuracies of other
     models fit no quality axis of ours.
 
     Args:
         quality: `own` (loss on own answers), or on given texts `agreement` (same next token at LoRA steps) or
             `nll_gap` (all steps).
         theme: `light` or `dark`.
-        narrow: for a narrow panel that has a title of its own.
+        narrow: for a narrow panel that has a separate title.
     """
     if quality not in QUALITIES:
         raise LoraDropError(f"quality must be one of {', '.join(QUALITIES)}; got {quality!r}.")
