@@ -1,6 +1,6 @@
 """Adapters in repositories of the Hub: their names, download and upload.
 
-A name is `USER/REPO` or `USER/REPO@REVISION`; a local folder of that name comes first. The files lie in the Hub's own
+A name is `USER/REPO` or `USER/REPO@REVISION`; a local folder of that name comes first. The files lie in the Hub's
 cache (`HF_HOME`), so a second run needs no network.
 """
 
@@ -143,8 +143,8 @@ def _one_line(name: str, offline: str) -> Iterator[None]:
         broke = type(error).__name__ in ("RemoteProtocolError", "ReadError", "ReadTimeout")
         if broke or "Consistency check" in str(error):
             line = f"the download of {name} broke off: try again."
-        elif known := hub_line(error, name, "adapters", offline):
-            line = known
+        elif refusal := hub_line(error, name, "adapters", offline):
+            line = refusal
         elif status in (401, 403):
             line = f"the Hub refuses access to {name}: log in with `hf auth login`, with a token that has this right."
         else:

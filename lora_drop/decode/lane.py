@@ -28,15 +28,15 @@ LaneEvent = StepResult | Rewind | Verified
 
 
 class Lane:
-    """One generation: an iterator of steps, with a clock of its own.
+    """One generation: an iterator of steps, with a clock.
 
     If the schedule verifies, the tokens of LoRA steps are drafts until the next full pass. Where the full model
     rejects one, the iterator yields a `Rewind`, then the first rejected step again, as a refresh. Drafts at the end of
-    the text get a pass of their own: if the full model accepts them all, the lane ends with a `Verified`.
+    the text get an extra pass: if the full model accepts them all, the lane ends with a `Verified`.
 
     If the decoder `runs_ahead`, a lane with a fixed schedule launches its next pass before it reads the last token,
     which the device has already drawn, so the device never waits for the host. When that token ends the text, the
-    extra pass is undone. There every lane's clock has the device's own time, also of lanes whose host has to wait.
+    launched pass is undone. There every lane's clock has the device's time, also of lanes whose host has to wait.
 
     The clock counts prefill, decode passes and drawing tokens. It leaves out what happens between two `next()` calls
     (the other lane, the audit, the page) and copying the prompt's K/V. A prompt that several lanes share counts in
@@ -219,7 +219,7 @@ class Lane:
         return Launched(output, choices, numbers, clock, read_ms, kernel_ms, about, top)
 
     def _read(self, clock: Clock) -> float:
-        """Milliseconds of a pass: on a CPU to this moment, and of the device's own time where it runs ahead."""
+        """Milliseconds of a pass: on a CPU to this moment, and of the device's time where it runs ahead."""
         return clock.read() if self._decoder.runs_ahead else clock.stop()
 
     def _choices(self, output: DecoderOutput) -> Tensor:
@@ -263,8 +263,8 @@ class Lane:
                 likely = of_drafts >= logits.amax(1) + math.log(accept)
             ends = range(len(self.tokens) - count + 1, len(self.tokens) + 1)
             accepts = [
-                own or (near and not (self.schedule.own_repeats and repeats_at(self.tokens, end)))
-                for own, near, end in zip(accepts, likely.tolist(), ends, strict=True)
+                is_choice or (is_likely and not (self.schedule.own_repeats and repeats_at(self.tokens, end)))
+                for is_choice, is_likely, end in zip(accepts, likely.tolist(), ends, strict=True)
             ]
         accepted = accepts.index(False) if False in accepts else count
         self.drafts += count
@@ -354,8 +354,8 @@ class Launched:
             return None
         ids, chances = self.top.read()
         count = len(ids) // len(self.choices)
-        own = slice(row % len(self.choices) * count, (row % len(self.choices) + 1) * count)
-        return list(zip(ids[own], chances[own], strict=True))
+        entries = slice(row % len(self.choices) * count, (row % len(self.choices) + 1) * count)
+        return list(zip(ids[entries], chances[entries], strict=True))
 
 
 @dataclass(frozen=True)

@@ -173,9 +173,9 @@ class NativeScreen:
         rows = torch.cat([scale, low | high << 4], -1).flatten(1).numpy()
         self._codes = in_large_pages(rows.size)
         self._project = F.pad(head.project, (0, 0, 0, rank))
-        own = weights.head_rows
+        head_rows = weights.head_rows
         self.screen = Screen(
             Matrix(self._project.data_ptr(), None, *self._project.shape, KINDS[self._project.dtype]),
             in_panels(rows, Q4_0, self._codes),
-            *(None if own is None else own.ctypes.data, head.best),
+            *(None if head_rows is None else head_rows.ctypes.data, head.best),
         )
