@@ -85,7 +85,7 @@ def download(name: str, revision: str | None = None, offline: bool = False) -> P
 
 @functools.lru_cache
 def _resolved(name: str) -> Path:
-    """The folder of a repository, asked for once a process: all of a run, or of a sweep, is of the same commit."""
+    """The folder of a repository, looked up once a process, so that a run or a sweep uses one commit."""
     return download(name)
 
 
@@ -132,7 +132,7 @@ def upload(files: Mapping[str, Path | bytes], name: str, private: bool | None = 
 
 @contextmanager
 def _one_line(name: str, offline: str) -> Iterator[None]:
-    """Turn the client's exceptions into one line that says what to do; its progress bars are for a terminal alone."""
+    """Turn the client's exceptions into one line that says what to do; show its progress bars only on a terminal."""
     quiet = not (sys.stderr.isatty() or are_progress_bars_disabled())
     if quiet:
         disable_progress_bars()

@@ -40,7 +40,7 @@ class Clock:
 
     @contextlib.contextmanager
     def more(self) -> Iterator[None]:
-        """Count the block's work too: on a GPU in an interval of its own, on a CPU the first one goes on."""
+        """Count the block's work too: on a GPU in another interval, on a CPU in the last one."""
         if self._device.type == "cuda":
             self.start()
         yield

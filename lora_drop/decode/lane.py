@@ -245,8 +245,8 @@ class Lane:
     def _accept(self, output: DecoderOutput, choices: list[int], clock: Clock) -> int:
         """Count the drafts that the full model accepts: those before the first one that it rejects.
 
-        It accepts its own choice, and with `accept` below 1 also a token that it rates at least `accept` times as
-        likely as its most likely one; with `own_repeats` not if that token completes a 2-gram for the second time.
+        It accepts a draft that equals its choice. With `accept` below 1 it also accepts a draft that it rates at least
+        `accept` times as likely as its likeliest token; with `own_repeats` not if that draft repeats a 2-gram.
 
         Args:
             output: of the pass over the drafts, row r of its logits in the place of draft r.

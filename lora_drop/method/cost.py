@@ -20,7 +20,7 @@ class ModelShape:
     Args:
         qkv_bias: Qwen2's biases.
         qk_norm: Qwen3's per-head norms.
-        matrix_size: bytes of a weight of the layers' matrices over bytes of an activation; 1 unless they are packed.
+        matrix_size: bytes of a weight in the layers' matrices, divided by bytes of an activation; 1 unless packed.
             Norms, biases and K/V have the activations' size.
         head_size: the same of the head.
         part_size: the same of the corrections.
