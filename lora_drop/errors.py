@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 MAX_CHARACTERS = 600  # of a message
-# The package itself, as in pyproject.toml: this program is not on the package index under a name of its own.
+# The package itself, as in pyproject.toml: this program is not on the package index.
 TESTED_GRADIO = "6.31"
 GET_PAGE = "pip install 'gradio>=6.31,<6.32'"
 

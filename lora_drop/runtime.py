@@ -85,7 +85,8 @@ def check_versions(extra: str | None = None) -> None:
     if sys.flags.optimize > 1:
         raise LoraDropError("transformers reads docstrings, which -OO (PYTHONOPTIMIZE=2) removes: use -O, or neither")
     if old := [package for package in package_versions(extra) if package["is_old"]]:
-        reasons = ("{name} {installed} is installed, and {floor} or newer is needed".format(**one) for one in old)
+        line = "{name} {installed} is installed, and {floor} or newer is needed"
+        reasons = (line.format(**package) for package in old)
         needed = " ".join(f"'{package['name']}{package['bounds']}'" for package in old)
         raise LoraDropError(f"{'; '.join(reasons)}: pip install {needed}")
 

@@ -69,7 +69,7 @@ class HeadSizes(BaseModel):
 
 
 class BankConfig(BaseModel):
-    """`lora_drop_config.json`. Further keys are kept as they are (schedules, data, tokens, quality)."""
+    """`lora_drop_config.json`. Further keys stay as they are (schedules, data, tokens, quality)."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -225,7 +225,7 @@ class AdapterBank(Correction):
                 save_file({name: t.contiguous() for name, t in tensors.items()}, weights)
                 draft.write_bytes(text.encode("utf-8", "replace"))  # names of files need not be UTF-8
                 sums.write_text(f"{sha256(weights)}  {WEIGHTS_NAME}\n{sha256(draft)}  {CONFIG_NAME}\n")
-        except (OSError, SafetensorError) as error:  # safetensors' own for a full disk
+        except (OSError, SafetensorError) as error:  # safetensors' for a full disk
             raise LoraDropError(f"the adapters cannot be written to {folder.name}: {error}") from None
 
     @classmethod

@@ -53,7 +53,7 @@ def check_card(text: str, name: str) -> None:
         raise LoraDropError(f"{fault} is missing or has no metadata: delete it, and a push writes one.")
     try:
         data: Any = ModelCard(text).data
-    except Exception as error:  # the YAML parser's own among them
+    except Exception as error:  # the YAML parser's among them
         raise LoraDropError(f"{fault} has metadata that cannot be read ({error}): mend or delete it.") from None
     if not _are_ids(data.base_model, REPOSITORY):
         raise LoraDropError(
@@ -67,7 +67,7 @@ def check_card(text: str, name: str) -> None:
 
 def _are_ids(value: Any, pattern: str) -> bool:
     ids = value if isinstance(value, list) else [value]
-    return bool(ids) and all(isinstance(one, str) and re.fullmatch(pattern, one, re.ASCII) for one in ids)
+    return bool(ids) and all(isinstance(name, str) and re.fullmatch(pattern, name, re.ASCII) for name in ids)
 
 
 def _base(bank: Bank) -> str | None:

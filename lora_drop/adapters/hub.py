@@ -1,6 +1,6 @@
 """Adapters in repositories of the Hub: their names, download and upload.
 
-A name is `USER/REPO` or `USER/REPO@REVISION`; a local folder of that name comes first. The files lie in the Hub's own
+A name is `USER/REPO` or `USER/REPO@REVISION`; a local folder of that name comes first. The files lie in the Hub's
 cache (`HF_HOME`), so a second run needs no network.
 """
 
@@ -85,7 +85,7 @@ def download(name: str, revision: str | None = None, offline: bool = False) -> P
 
 @functools.lru_cache
 def _resolved(name: str) -> Path:
-    """The folder of a repository, asked for once a process: all of a run, or of a sweep, is of the same commit."""
+    """The folder of a repository, looked up once a process, so that a run or a sweep uses one commit."""
     return download(name)
 
 
@@ -132,7 +132,7 @@ def upload(files: Mapping[str, Path | bytes], name: str, private: bool | None = 
 
 @contextmanager
 def _one_line(name: str, offline: str) -> Iterator[None]:
-    """Turn the client's exceptions into one line that says what to do; its progress bars are for a terminal alone."""
+    """Turn the client's exceptions into one line that says what to do; show its progress bars only on a terminal."""
     quiet = not (sys.stderr.isatty() or are_progress_bars_disabled())
     if quiet:
         disable_progress_bars()
@@ -143,8 +143,8 @@ def _one_line(name: str, offline: str) -> Iterator[None]:
         broke = type(error).__name__ in ("RemoteProtocolError", "ReadError", "ReadTimeout")
         if broke or "Consistency check" in str(error):
             line = f"the download of {name} broke off: try again."
-        elif known := hub_line(error, name, "adapters", offline):
-            line = known
+        elif refusal := hub_line(error, name, "adapters", offline):
+            line = refusal
         elif status in (401, 403):
             line = f"the Hub refuses access to {name}: log in with `hf auth login`, with a token that has this right."
         else:

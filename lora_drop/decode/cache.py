@@ -102,7 +102,7 @@ class KVCache:
             self.cut(layer, rows - 1)
 
     def clone(self) -> KVCache:
-        """Copy with storage of its own."""
+        """Copy with separate storage."""
         return copy.deepcopy(self)
 
     @property

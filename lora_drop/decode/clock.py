@@ -40,7 +40,7 @@ class Clock:
 
     @contextlib.contextmanager
     def more(self) -> Iterator[None]:
-        """Count the block's work too: on a GPU in an interval of its own, on a CPU the first one goes on."""
+        """Count the block's work too: on a GPU in another interval, on a CPU in the last one."""
         if self._device.type == "cuda":
             self.start()
         yield
@@ -68,9 +68,9 @@ class Fetched:
         self._copies, self._done = list(tensors), None
         device = tensors[0].device
         if device.type == "cuda":
-            self._copies = [torch.empty(one.shape, dtype=one.dtype, pin_memory=True) for one in tensors]
-            for copy, one in zip(self._copies, tensors, strict=True):
-                copy.copy_(one, non_blocking=True)
+            self._copies = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+            for copy, tensor in zip(self._copies, tensors, strict=True):
+                copy.copy_(tensor, non_blocking=True)
             self._done = torch.cuda.Event()
             self._done.record(torch.cuda.current_stream(device))
 
@@ -78,4 +78,4 @@ class Fetched:
         """Numbers of each tensor, flat."""
         if self._done is not None:
             self._done.synchronize()
-        return [one.flatten().tolist() for one in self._copies]
+        return [copy.flatten().tolist() for copy in self._copies]

@@ -28,15 +28,15 @@ LaneEvent = StepResult | Rewind | Verified
 
 
 class Lane:
-    """One generation: an iterator of steps, with a clock of its own.
+    """One generation: an iterator of steps, with a clock.
 
     If the schedule verifies, the tokens of LoRA steps are drafts until the next full pass. Where the full model
     rejects one, the iterator yields a `Rewind`, then the first rejected step again, as a refresh. Drafts at the end of
-    the text get a pass of their own: if the full model accepts them all, the lane ends with a `Verified`.
+    the text get an extra pass: if the full model accepts them all, the lane ends with a `Verified`.
 
     If the decoder `runs_ahead`, a lane with a fixed schedule launches its next pass before it reads the last token,
     which the device has already drawn, so the device never waits for the host. When that token ends the text, the
-    extra pass is undone. There every lane's clock has the device's own time, also of lanes whose host has to wait.
+    launched pass is undone. There every lane's clock has the device's time, also of lanes whose host has to wait.
 
     The clock counts prefill, decode passes and drawing tokens. It leaves out what happens between two `next()` calls
     (the other lane, the audit, the page) and copying the prompt's K/V. A prompt that several lanes share counts in
@@ -228,7 +228,7 @@ class Lane:
         return LaunchedPass(output, choices, numbers, clock, before_ms, kernel_ms, state_fields, top)
 
     def _read(self, clock: Clock) -> float:
-        """Milliseconds of a pass: on a CPU to this moment, and of the device's own time where it runs ahead."""
+        """Milliseconds of a pass: on a CPU to this moment, and of the device's time where it runs ahead."""
         return clock.read() if self._decoder.runs_ahead else clock.stop()
 
     def _choices(self, output: DecoderOutput) -> Tensor:
@@ -254,8 +254,8 @@ class Lane:
     def _accept(self, output: DecoderOutput, choices: list[int], clock: Clock) -> int:
         """Count the drafts that the full model accepts: those before the first one that it rejects.
 
-        It accepts its own choice, and with `accept` below 1 also a token that it rates at least `accept` times as
-        likely as its most likely one; with `own_repeats` not if that token completes a 2-gram for the second time.
+        It accepts a draft that equals its choice. With `accept` below 1 it also accepts a draft that it rates at least
+        `accept` times as likely as its likeliest token; with `own_repeats` not if that draft repeats a 2-gram.
 
         Args:
             output: of the pass over the drafts, row r of its logits in the place of draft r.

@@ -41,7 +41,7 @@ def projections(layer: Any) -> dict[str, tuple[nn.Linear, ...]]:
 
 
 def fused(*parts: nn.Linear) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of projections as one; their own weights become views of the one matrix."""
+    """Weight and bias of projections as one matrix, of which their weights become views."""
     if len(parts) == 1:
         return parts[0].weight, parts[0].bias
     # Inference tensors cannot be trained: a caller in inference mode must not turn normal weights into them.
@@ -64,7 +64,7 @@ def qk_norms(attention: Any) -> Tensor | None:
 def causal_mask(tokens: int, past: int, device: torch.device) -> Tensor | None:
     """Mask (1, 1, T, past + T), True where one of T tokens sees a key.
 
-    None without a past, where torch's own causal mask will do, and for one token, which sees all.
+    None without a past, where torch's causal mask will do, and for one token, which sees all.
     """
     if not past or tokens == 1:
         return None
@@ -118,5 +118,5 @@ def keys_values(layer: Any, h: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
 def rotate(x: Tensor, rope: Rope) -> Tensor:
     """Rotary position for (B, n, T, hs), in transformers' half-split order."""
     cos, sin = (part[:, None] for part in rope)
-    one, two = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-two, one), dim=-1) * sin
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin

@@ -33,9 +33,9 @@ class ReferenceOutputs(ReferenceDecoder):
         self._rows: list[list[Tensor]] = [[] for _ in range(self.num_layers)]
 
     def take(self) -> list[Tensor]:
-        """Outputs of each layer since the last `take`, (R, D), the call's own token last.
+        """Outputs of each layer since the last `take`, (R, D), the call's token last.
 
-        A repair runs the layers below the first skipped one for its own token alone.
+        A repair runs the layers below the first skipped one for its token alone.
         """
         taken, self._rows = self._rows, [[] for _ in range(self.num_layers)]
         return [torch.stack(rows) for rows in taken]
@@ -90,7 +90,7 @@ class NativeOutputs(ReferenceOutputs, NativeDecoder):
 
 
 class StaticOutputs(ReferenceOutputs, StaticDecoder):
-    """The static decoder; its passes run without graphs, in buffers of their own."""
+    """The static decoder; its passes run without graphs, in separate buffers."""
 
     def __init__(self, model: PreTrainedModel, weights: StaticWeights):
         super().__init__(model, dataclasses.replace(weights, captures=False, store=Store()))

@@ -1,6 +1,6 @@
 """The reference decoder: the layers of a transformers model, one after the other. Slow, clear, any architecture.
 
-It runs the model's own modules. The faster decoders inherit its prefill and are tested against it.
+It runs the model's modules. The faster decoders inherit its prefill and are tested against it.
 
 Shapes: B batch, P prompt tokens, T tokens of a call, D hidden size, V vocabulary, L layers, n skipped layers.
 """
@@ -39,9 +39,9 @@ class ReferenceDecoder:
         device: of the tokens that it takes.
         dtype: of its activations and K/V.
         num_layers: L.
-        kernels: instruction set of its own kernels, such as `avx2`; None if it has none.
+        kernels: instruction set of its kernels, such as `avx2`; None if it has none.
         runs_ahead: whether a step only launches its work, so that the next step can be launched before it is done.
-        kernel_ms: milliseconds spent in its own kernels so far; None if it does not count them.
+        kernel_ms: milliseconds spent in its kernels so far; None if it does not count them.
     """
 
     name = "reference"

@@ -1,4 +1,4 @@
-"""The reuse rule: what a LoRA step passes on in place of a skipped layer's own output.
+"""The reuse rule: what a LoRA step passes on in place of a skipped layer's output.
 
 A full step leaves an anchor for each layer that LoRA steps skip. Let h be the layer's input, f(h) its output (with
 `part="attention"` the stream after its attention, on which the MLP then runs), `a` the last full step, d the bank's

@@ -82,7 +82,7 @@ class DecodeState:
 
     @property
     def screened_head(self) -> ScreenedHead | None:
-        """The head of LoRA steps where it is screened; None is the model's own."""
+        """The head of LoRA steps where it is screened; None: they use the model's."""
         return self.bank.head if self.bank is not None and self.schedule.head == "screened" else None
 
 
@@ -116,7 +116,7 @@ class StepResult:
     token_id: int
     kind: StepKind
     active: list[Literal[0, 1]]
-    ms: float  # on the lane's own clock
+    ms: float  # on the lane's clock
     kv_bytes: int
     entropy: float | None  # nats; None of a draft that took no pass
     logits: Tensor | None  # (B, V); None of the same

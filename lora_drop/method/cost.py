@@ -20,7 +20,7 @@ class ModelShape:
     Args:
         qkv_bias: Qwen2's biases.
         qk_norm: Qwen3's per-head norms.
-        matrix_size: bytes of a weight of the layers' matrices over bytes of an activation; 1 unless they are packed.
+        matrix_size: bytes of a weight in the layers' matrices, divided by bytes of an activation; 1 unless packed.
             Norms, biases and K/V have the activations' size.
         head_size: the same of the head.
         part_size: the same of the corrections.
@@ -308,7 +308,7 @@ class BytesRead:
         # A step costs the same time in a model of any depth.
         self._weights = [weight_cost(self.shape, self.schedule, lora, self.corrections) for lora in (False, True)]
         self._full_weights = weight_cost(self.shape, self._full, lora=False)
-        self._own = 0.0
+        self._cost = 0.0
         self._base = [0.0]  # up to each step that was not taken back
 
     def step(self, step: int, kind: StepKind) -> None:
@@ -318,7 +318,7 @@ class BytesRead:
         full = self._full_weights + _kv_cost(self.shape, self._full, False, self.prompt_tokens, step)
         self._base.append(self._base[-1] + full)
         if kind == "draft":
-            self._own += self.shape.hidden_size
+            self._cost += self.shape.hidden_size
         else:
             self._read(step, lora=kind == "lora")
 
@@ -332,17 +332,17 @@ class BytesRead:
 
     def _read(self, step: int, lora: bool) -> None:
         past = self.prompt_tokens, step, self._refreshes, self._last_refresh
-        self._own += self._weights[lora] + _kv_cost(self.shape, self.schedule, lora, *past)
+        self._cost += self._weights[lora] + _kv_cost(self.shape, self.schedule, lora, *past)
 
     @property
     def numbers(self) -> float:
         """What was read, in units of an activation's size."""
-        return self._own
+        return self._cost
 
     @property
     def bound(self) -> float | None:
         """The baseline's bytes over the lane's, for the same tokens; None before the first step."""
-        return self._base[-1] / self._own if self._own else None
+        return self._base[-1] / self._cost if self._cost else None
 
 
 def kv_saved(shape: ModelShape, schedule: Schedule, prompt_tokens: int, steps: int) -> float:

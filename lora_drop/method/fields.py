@@ -102,7 +102,7 @@ def read_layer_order(text: str | None) -> tuple[int, ...]:
     return order
 
 
-_OWN = {field.name for field in dataclasses.fields(Setting)}
+_FIELDS = {field.name for field in dataclasses.fields(Setting)}
 
 
 def setting(default: T, help: str, **more: Any) -> T:
@@ -122,7 +122,7 @@ def checked(owner: str) -> Callable[[type[T]], type[T]]:
     """Make a frozen dataclass, checked by pydantic, from a class with fields made by `setting` (others may be there).
 
     A bad value, a name that is no field and too many positions raise a LoraDropError of one line. Rules between
-    settings belong in `__post_init__`. Settings of the class's bases are its own too.
+    settings belong in `__post_init__`. A class has the settings of its bases too.
 
     Args:
         owner: of its settings.
@@ -134,9 +134,9 @@ def checked(owner: str) -> Callable[[type[T]], type[T]]:
             field = cls.__dict__.get(name)
             if not isinstance(field, dataclasses.Field) or "help" not in field.metadata:
                 continue
-            own = {key: value for key, value in field.metadata.items() if key in _OWN}
-            limits = {key: value for key, value in field.metadata.items() if key not in _OWN}
-            table[name] = Setting(name, owner, kind_of(annotation, **limits), field.default, **own)
+            fields = {key: value for key, value in field.metadata.items() if key in _FIELDS}
+            limits = {key: value for key, value in field.metadata.items() if key not in _FIELDS}
+            table[name] = Setting(name, owner, kind_of(annotation, **limits), field.default, **fields)
             cls.__annotations__[name] = table[name].kind.annotation
             setattr(cls, name, field.default)
         cls.__settings__ = table

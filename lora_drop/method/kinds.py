@@ -311,7 +311,7 @@ def kind_of(annotation: Any, between: tuple[float, float] | None = None, **limit
         limits["low"], limits["high"] = between
     options = get_args(annotation)
     off = NoneType in options
-    plain = next(one for one in options if one is not NoneType) if off else annotation
+    plain = next(option for option in options if option is not NoneType) if off else annotation
     if get_origin(plain) is Literal:
         return Choice(get_args(plain), off=off, **limits)
     kind: Kind = _KINDS[plain](off=off, **limits)

@@ -43,7 +43,7 @@ class Method:
         note: what it does, in one sentence.
         source: where it comes from.
         is_trained: True if it uses weights that were trained for it.
-        is_lossless: True if every token is the full model's own choice.
+        is_lossless: True if every token is the full model's choice.
         parameters: in the order of a lane's name.
         searched: values that `lora-drop compare` tries, of the number of layers.
         schedule: config, and fields of the schedule that are no settings, from the number of layers, a function that
@@ -189,12 +189,12 @@ def method_of(name: str) -> tuple[Method, str]:
     return method, method.label.format(*values, "?", "?")  # a file may hold too few
 
 
-def method_lane(name: str, num_layers: int, model: str, own: LoraDropConfig | None = None) -> MethodLane:
+def method_lane(name: str, num_layers: int, model: str, settings: LoraDropConfig | None = None) -> MethodLane:
     """A lane of a model by the name that `lanes_of` returns.
 
     Args:
-        model: its name or id: the bundled model has presets and an order of layers of its own.
-        own: the settings of the run, for the lane `lora-drop`.
+        model: its name or id: the bundled model has other presets, and an order of layers.
+        settings: those of the run, for the lane `lora-drop`.
 
     Raises:
         LoraDropError: a parameter is missing a value that this model allows.
@@ -202,17 +202,18 @@ def method_lane(name: str, num_layers: int, model: str, own: LoraDropConfig | No
     plain, *texts = name.split(":")
     method = METHODS[plain]
     if len(texts) > len(method.parameters):
-        names = ", ".join(one.name for one in method.parameters) or "none"
+        names = ", ".join(parameter.name for parameter in method.parameters) or "none"
         raise LoraDropError(f"{name!r} has {len(texts)} values; the parameters of {plain} are {names}.")
-    texts += [str(one.default(num_layers)) for one in method.parameters[len(texts) :]]
-    values = [_value(plain, one, text, num_layers) for one, text in zip(method.parameters, texts, strict=True)]
+    texts += [str(parameter.default(num_layers)) for parameter in method.parameters[len(texts) :]]
+    pairs = zip(method.parameters, texts, strict=True)
+    values = [_value(plain, parameter, text, num_layers) for parameter, text in pairs]
     more: dict[str, Any] = {}
     if method.schedule is not None:
         config, more = method.schedule(num_layers, lambda count: layers_to_skip(model, num_layers, count), *values)
     elif plain == FULL:
         config = LoraDropConfig(period=1, drop_layers=(), adapters="none")
     elif plain == OWN:
-        config = own or LoraDropConfig()
+        config = settings or LoraDropConfig()
     elif plain in COMPARISONS:
         config = COMPARISONS[plain].applied_to(LoraDropConfig())
     else:

@@ -139,7 +139,7 @@ def config_from(options: Mapping[str, Any], model: str) -> LoraDropConfig:
 
     Args:
         options: settings by name, and `preset`; None is unset. A setting may be a value or its text.
-        model: the model's name or id, as it may have presets of its own.
+        model: the model's name or id, as the bundled model has other presets.
 
     Raises:
         LoraDropError: no such preset, or a value that is not allowed.

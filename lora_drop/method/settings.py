@@ -136,9 +136,9 @@ class RunSettings:
 
 
 SETTINGS = (*settings_in(CallSettings), *settings_in(LoraDropConfig), *settings_in(RunSettings))
-BY_NAME = {one.name: one for one in SETTINGS}
+BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 
 def settings_of(*owners: str) -> tuple[Setting, ...]:
     """The settings of these owners (CALL, SCHEDULE, RUN), in the API's order."""
-    return tuple(one for one in SETTINGS if one.of in owners)
+    return tuple(setting for setting in SETTINGS if setting.of in owners)

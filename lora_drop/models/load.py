@@ -116,7 +116,7 @@ class LoadedModel:
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """Tokens that end a text: those of the generation config, and the tokenizer's own end token."""
+        """Tokens that end a text: those of the generation config, and the tokenizer's end token."""
         named = self.model.generation_config.eos_token_id
         ids = {named} if isinstance(named, int) else set(named or ())
         return frozenset(ids | {self.tokenizer.eos_token_id} - {None})
@@ -130,7 +130,7 @@ class LoadedModel:
         return ReferenceDecoder(self.model)
 
     def info(self) -> ModelInfo:
-        """The part that can be kept when the weights are freed."""
+        """The facts that stay when the weights are freed."""
         return ModelInfo(**{field.name: getattr(self, field.name) for field in dataclasses.fields(ModelInfo)})
 
 

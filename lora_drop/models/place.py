@@ -69,7 +69,7 @@ def _has_cuda() -> tuple[bool, str]:
 def fault_of(card: torch.device) -> str | None:
     """Why a GPU cannot be used, in one line: a driver, this torch's build, its memory or its mode. None if it can.
 
-    One small product tells. The list of architectures that torch was built for does not: sm_89 runs sm_80's code.
+    Run one small product to see. The architectures that torch was built for do not decide it: sm_89 runs sm_80's code.
     """
     try:
         ones = torch.ones(16, 16, device=card)

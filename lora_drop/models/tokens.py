@@ -23,7 +23,7 @@ def encode_prompt(
     Args:
         tokenizer: a transformers tokenizer or a ByteTokenizer.
         prompt: one user message.
-        chat: False for plain text, with the tokenizer's own start token.
+        chat: False for plain text, with the tokenizer's start token.
         system: a system message before it, which the chat template must take.
         thinking: `on` or `off` for a template that has the choice; `auto` leaves it alone.
 

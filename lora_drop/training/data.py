@@ -116,7 +116,7 @@ def read_texts(
 def to_rows(texts: Sequence[Text], length: int) -> tuple[Tensor, Tensor]:
     """Cut texts into windows of tokens (N, length), and mark those that the loss counts, (N, length) bool.
 
-    A reply begins a window of its own, and a long one continues in further windows. Its decode steps count; its prompt
+    A reply begins a new window, and a long one continues in further windows. Its decode steps count; its prompt
     and the texts after it, which fill the window, do not. A reply of a few tokens is left out. All other text counts
     and is cut as in `to_windows`; so is all text if no reply is long enough.
 

@@ -1,8 +1,8 @@
 """LoRA-Drop with refreshes that repair, over a whole text in one pass, with gradients.
 
 After a repair with kv `write` every cache and every anchor is the full model's. So one pass of the full model gives
-all that a LoRA step reads there, and the student's own pass runs on the LoRA positions alone. It starts from their
-exact states at the first skipped layer; a row sees the full model's K/V up to its anchor and the student's own after
+all that a LoRA step reads there, and the student's pass runs on the LoRA positions alone. It starts from their
+exact states at the first skipped layer; a row sees the full model's K/V up to its anchor and the student's after
 it. There is no recurrence over refreshes. With kv `skip` a skipped layer keeps the K/V of the prompt and of refreshes
 alone: that pass is then masked, and no longer the full model. The logits equal those of step-by-step decoding; a test
 compares them.
@@ -67,7 +67,7 @@ class _Text:
         kv: K/V of all positions in the layers that run above the first skipped one.
         anchors: skipped layer -> anchor of each row, (B, N, D); empty with `skip`.
         rope: rotary cosines and sines of the rows, (1, N, hs) each.
-        visible: (N, T + N) bool: the repairs' keys up to the anchor, then the rows' own since then.
+        visible: (N, T + N) bool: where a row sees the repairs' keys (up to its anchor) and the rows' (since then).
     """
 
     first: Tensor
@@ -84,7 +84,7 @@ class _Text:
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         anchor = layout.order[layout.anchor]  # (N,) its position in the text
         row = torch.arange(len(anchor), device=tokens.device)
-        own = (layout.start[:, None] <= row) & (row <= row[:, None])
+        since = (layout.start[:, None] <= row) & (row <= row[:, None])
         h = first = body.embed_tokens(tokens)
         rope, kv, anchors = body.rotary_emb(h, position_ids=positions[None]), KVCache(len(body.layers)), {}
         for i, layer in enumerate(body.layers):
@@ -104,7 +104,7 @@ class _Text:
             kv,
             anchors,
             body.rotary_emb(h, position_ids=layout.order[None, layout.full :]),
-            torch.cat((positions <= anchor[:, None], own), 1),
+            torch.cat((positions <= anchor[:, None], since), 1),
         )
 
 

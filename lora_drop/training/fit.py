@@ -63,9 +63,9 @@ class _Moments:
         self.positions += len(rows["x"])
         self.tokens += len(rows.get("g", ()))
         for pair in pairs:
-            one, other = pair[0], pair[1]
-            if one in rows and other in rows:
-                self.sums[pair] = self.sums.get(pair, 0) + (rows[one].T @ rows[other]).double()
+            left, right = pair[0], pair[1]
+            if left in rows and right in rows:
+                self.sums[pair] = self.sums.get(pair, 0) + (rows[left].T @ rows[right]).double()
 
     def mean(self, pair: str) -> Tensor:
         return self.sums[pair] / (self.tokens if pair == "gg" else self.positions)
@@ -79,7 +79,7 @@ def measure(model: PreTrainedModel, bank: AdapterBank, batches: list[Batch]) -> 
             inputs, goals, _ = _pass(model, bank, tokens, layout)
             for i, goal in goals.items():
                 moments[i].add(("xx", "yy"), **_regression(layout, bank.reuse, inputs[i], goal))
-        return {i: _scales(own) for i, own in moments.items()}
+        return {i: _scales(layer_moments) for i, layer_moments in moments.items()}
 
 
 def fit(model: PreTrainedModel, bank: AdapterBank, batches: list[Batch]) -> dict[int, Scales]:
@@ -97,7 +97,7 @@ def fit(model: PreTrainedModel, bank: AdapterBank, batches: list[Batch]) -> dict
     for tokens, layout in batches:
         _read(model, bank, tokens, layout, moments, generator)
     with torch.no_grad():
-        return {i: _solve(i, own, bank) for i, own in moments.items()}
+        return {i: _solve(i, layer_moments, bank) for i, layer_moments in moments.items()}
 
 
 @torch.enable_grad()
@@ -122,8 +122,8 @@ def _read(
 
 def _regression(layout: Layout, reuse: str, h: Tensor, goal: Tensor) -> dict[str, Tensor | None]:
     """x, y and z of `_Moments` for a layer with input h and f(h) `goal`, (B, T, D) both."""
-    own, anchor, x = at_lora(layout, reuse, h, goal[:, : layout.full])
-    y = goal[:, layout.full :] - rules.reused(reuse, own, anchor, gate=0.0)
+    lora, anchor, x = at_lora(layout, reuse, h, goal[:, : layout.full])
+    y = goal[:, layout.full :] - rules.reused(reuse, lora, anchor, gate=0.0)
     return {"x": x, "y": y, "z": anchor if reuse == "residual" else None}
 
 
@@ -132,7 +132,7 @@ def _pass(
 ) -> tuple[dict[int, Tensor], dict[int, Tensor], Tensor]:
     """Run the full model on a batch: the bank's layers' inputs and f(h), and the normed last states."""
     body = model.model
-    # Gradients of the embeddings make the graph, as the backbone's own weights may be frozen.
+    # Gradients of the embeddings make the graph, as the backbone's weights may be frozen.
     h = body.embed_tokens(tokens[:, layout.order]).detach().requires_grad_()
     rope = body.rotary_emb(h, position_ids=layout.order[None])
     inputs, goals = {}, {}
@@ -163,10 +163,10 @@ def _solve(i: int, moments: _Moments, bank: AdapterBank) -> Scales:
     white = _power(xx, -0.5)
     left, sizes, right = torch.linalg.svd(_power(metric, 0.5) @ w @ _power(xx, 0.5))
     r = bank.rank
-    keep = min(r, len(sizes))
-    b = (_power(metric, -0.5) @ left[:, :keep]) * sizes[:keep] * (r / bank.alpha)
-    bank.a[i][:keep] = (right[:keep] @ white).to(bank.a[i])
-    bank.b[i].zero_()[:, :keep] = b.to(bank.b[i])
+    count = min(r, len(sizes))
+    b = (_power(metric, -0.5) @ left[:, :count]) * sizes[:count] * (r / bank.alpha)
+    bank.a[i][:count] = (right[:count] @ white).to(bank.a[i])
+    bank.b[i].zero_()[:, :count] = b.to(bank.b[i])
     bank.gate[i].copy_(gate)
     return _scales(moments)
 

@@ -19,30 +19,30 @@ from lora_drop.training.fit import Scales
 HEAD_WINDOWS, HEAD_BATCH = 64, 8  # windows that a preview is made from, and how many are run at once
 
 
-def continued(own: AdapterBank, bank: AdapterBank, name: str, loaded: LoadedModel) -> AdapterBank:
+def continued(fresh: AdapterBank, bank: AdapterBank, name: str, loaded: LoadedModel) -> AdapterBank:
     """Make a run's starting bank from a trained one: float32, on the model's device.
 
     Args:
-        own: what the run would start from otherwise.
+        fresh: what the run would start from otherwise.
         name: the bank's, for messages.
 
     Raises:
         LoraDropError: the bank is of another model, rule, rank or set of layers.
     """
-    bank.check(loaded, name, own.reuse, own.part)
+    bank.check(loaded, name, fresh.reuse, fresh.part)
     for field in ("rank", "layers"):
-        mine, theirs = getattr(own, field), getattr(bank, field)
+        mine, theirs = getattr(fresh, field), getattr(bank, field)
         if mine != theirs:
             raise LoraDropError(f"adapters {name} have {field} {theirs}, this run has {mine}: use the same.")
     # Only the product alpha / r B A counts, so their alpha may differ.
-    b = {i: t.float() * (bank.alpha / own.alpha) for i, t in bank.b.items()}
-    return dataclasses.replace(own, a=bank.a, b=b, gate=bank.gate).to(loaded.device, torch.float32)
+    b = {i: t.float() * (bank.alpha / fresh.alpha) for i, t in bank.b.items()}
+    return dataclasses.replace(fresh, a=bank.a, b=b, gate=bank.gate).to(loaded.device, torch.float32)
 
 
 def parameters_of(bank: AdapterBank, scales: dict[int, Scales]) -> list[Tensor]:
     """Parameters of a bank, each in units in which one learning rate suits them all.
 
-    A is learned as `A = A' @ white` and B as `B = reach * B'` (`fit.Scales`): in the stream's own units a few outlier
+    A is learned as `A = A' @ white` and B as `B = reach * B'` (`fit.Scales`): in the stream's units a few outlier
     channels would set the pace.
 
     Returns:

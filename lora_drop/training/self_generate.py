@@ -130,13 +130,13 @@ def _records_there(path: Path, content: bytes, whole: bytes, header: dict[str, A
         if not _line(header).startswith(content):
             raise LoraDropError(f"{path.name} holds something else than self-generated text: name another file.")
         return 0
-    own, records = _parse(path, content, loaded)
-    if own.get("revision") != header["revision"]:
-        raise LoraDropError(_other_model(path, own, loaded) + " Name another file.")
+    saved, records = _parse(path, content, loaded)
+    if saved.get("revision") != header["revision"]:
+        raise LoraDropError(_other_model(path, saved, loaded) + " Name another file.")
     for name, value in header.items():
-        if name != "model" and own.get(name) != value:  # one model may have two names
+        if name != "model" and saved.get(name) != value:  # one model may have two names
             raise LoraDropError(
-                f"{path.name} was written with {name} {own.get(name)}, this run has {value}: use the same settings, "
+                f"{path.name} was written with {name} {saved.get(name)}, this run has {value}: use the same settings, "
                 "or name another file."
             )
     for n, prompt in enumerate(seed_prompts(len(records), header["seed"])):
@@ -215,8 +215,8 @@ def _append(path: Path, lines: list[bytes], size: int | None, done: int) -> None
             while rest:
                 rest = rest[file.write(rest) :]
     except OSError as error:
-        kept = f" The {done} records before it are kept: make room and start again." if done else ""
-        raise LoraDropError(f"cannot write {path.name}: {error.strerror or error}.{kept}") from None
+        advice = f" The {done} records before it are kept: make room and start again." if done else ""
+        raise LoraDropError(f"cannot write {path.name}: {error.strerror or error}.{advice}") from None
 
 
 def _parse(path: Path, content: bytes, loaded: LoadedModel) -> tuple[dict[str, Any], list[dict[str, Any]]]:

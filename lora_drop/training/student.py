@@ -1,7 +1,7 @@
 """LoRA-Drop over a whole text in one pass, with gradients: training runs this instead of decoding step by step.
 
 Position t of a text whose first P tokens are the prompt is decode step s = t - P + 1; the prompt's positions are full.
-The pass orders the positions its own way, all full ones first. A skipped layer then runs on that slice alone, whose
+The pass orders the positions anew, all full ones first. A skipped layer then runs on that slice alone, whose
 keys are those that decoding would have written, the prompt's and the refreshes'. The LoRA positions after it take
 their output from the reuse rule and the anchor. The logits equal those of step-by-step decoding; a test compares them.
 
@@ -74,7 +74,7 @@ def attend_first(layer: Any, h: Tensor, rope: Rope, layout: Layout) -> Tensor:
 
 def at_full(layer: nn.Module, h: Tensor, rope: Rope, layout: Layout, schedule: Schedule) -> tuple[Tensor, Tensor]:
     """Output and f(h) (see `decode.rules`) of a skipped layer at the full positions, (B, F, D), from h (B, T, D)."""
-    # With kv="write" the LoRA positions write keys too, so they take part; their own outputs are discarded.
+    # With kv="write" the LoRA positions write keys too, so they take part; their outputs are discarded.
     rows = layout.full if schedule.kv == "skip" else h.shape[1]
     u = attend_first(layer, h[:, :rows], rope, layout)[:, : layout.full]
     output = feed(layer, u)
@@ -130,8 +130,8 @@ def student_states(
     for i, layer in enumerate(body.layers):
         if i in schedule.dropped_set:
             output, f = at_full(layer, h, rope, layout, schedule)
-            own, anchor, _ = at_lora(layout, schedule.reuse, h, f)
-            h = torch.cat((output, skip(i, layer, own, anchor, layout, schedule, bank)), 1)
+            lora, anchor, _ = at_lora(layout, schedule.reuse, h, f)
+            h = torch.cat((output, skip(i, layer, lora, anchor, layout, schedule, bank)), 1)
         else:
             h = feed(layer, attend_first(layer, h, rope, layout))
     return body.norm(h)[:, layout.order.argsort()], layout.lora

@@ -28,7 +28,7 @@ from lora_drop.training.trainer import Progress, Trainer
 SELF_GENERATED = "self_generated.jsonl"
 
 
-def _silent(what: str) -> AbstractContextManager[Progress]:
+def _silent(stage: str) -> AbstractContextManager[Progress]:
     return nullcontext(lambda done, total, words: None)
 
 

@@ -2,7 +2,7 @@
 
 The backbone is frozen. The student runs the real schedule in one parallel pass (`student`; `exact` for exact
 refreshes), the teacher is the same model with every layer, and the loss is KL(full || student) over the vocabulary
-(`distill`). Each batch has a period, skipped layers and a prompt length of its own, so that one bank serves many
+(`distill`). Each batch draws a period, skipped layers and a prompt length, so that one bank serves many
 schedules. Training starts from a regression (`fit`) and continues with AdamW, in units from that regression (`parts`).
 
 All random draws follow from (seed, step), so a run resumes exactly from the parameters, the scales, the optimizer and
@@ -162,7 +162,7 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         """Autocast to bfloat16 if the backbone has it; the parameters are float32.
 
-        accelerate's own autocast has one number type for the whole process, in which two runs may differ.
+        accelerate's autocast has one number type for the whole process, in which two runs may differ.
         """
         return torch.autocast(self.loaded.device.type, torch.bfloat16, enabled=self.loaded.dtype == torch.bfloat16)
 
@@ -221,9 +221,10 @@ class Trainer:
         for turn in range(settings.accumulate):
             place = (self.step * settings.accumulate + turn) * share + self.accelerator.process_index
             batch = draw(settings, place, len(self.windows), self.loaded.num_layers)
-            one, agreeing = self._distillation(batch, self.bank)
-            self.accelerator.backward(one / settings.accumulate)
-            loss, agreement = loss + one.detach() / settings.accumulate, agreement + agreeing / settings.accumulate
+            batch_loss, agreeing = self._distillation(batch, self.bank)
+            self.accelerator.backward(batch_loss / settings.accumulate)
+            loss = loss + batch_loss.detach() / settings.accumulate
+            agreement = agreement + agreeing / settings.accumulate
         for tensor in self.parameters:
             # A layer that no batch skips has no gradient; zero makes it the same on every process.
             tensor.grad = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
@@ -309,7 +310,7 @@ class Trainer:
             "revision": self.loaded.revision,
             "text": self._text(),
             "parameters": [tensor.detach() for tensor in self.parameters],
-            "scales": {i: (one.white, one.reach) for i, one in self.scales.items()},
+            "scales": {i: (scale.white, scale.reach) for i, scale in self.scales.items()},
             "fit_tokens": self.fit_tokens,
             "optimizer": self.optimizer.state_dict(),
         }
@@ -379,7 +380,7 @@ class Trainer:
                 f"{mine[name]}: use the same settings, or another --out."
             )
         count = self.accelerator.num_processes
-        if (its_count := state.get("processes", count)) != count:  # each draws its own batches
+        if (its_count := state.get("processes", count)) != count:  # each draws other batches
             raise LoraDropError(
                 f"the checkpoint in {self.out.name} was made by {its_count} processes, this launch has {count}: start "
                 "as many."

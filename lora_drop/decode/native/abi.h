@@ -102,7 +102,7 @@ LD_API void ld_pack(const uint8_t *source, uint8_t *target, int64_t n, int64_t k
 
 /* Run a decode step through consecutive layers: h (rows, D) is the input of the first and becomes the output of the
  * last. `kv` has room for these rows; cosine and sine (rows, hs) are of their positions. Each row's result equals, to
- * the bit, that of a step of its own. Then `answer`, unless NULL, for the last of the rows. If memory is short, nothing
+ * the bit, that of a separate step. Then `answer`, unless NULL, for the last of the rows. If memory is short, nothing
  * is changed. */
 LD_API int ld_step(const Ends *ends, const Layer *layers, const Plan *plan, int64_t count, const Step *s,
                    const float *cosine, const float *sine, Store *kv, float *h, const Answer *answer);

@@ -24,8 +24,8 @@ static inline vf totals(const vf *v) {
     for (int i = 0; i < LANES; i += 2)
         s[i / 2] = _mm512_add_ps(_mm512_unpacklo_ps(s[i], s[i + 1]), _mm512_unpackhi_ps(s[i], s[i + 1]));
     for (int i = 0; i < 8; i += 2) {
-        __m512d one = (__m512d)s[i], two = (__m512d)s[i + 1];
-        s[i / 2] = _mm512_add_ps((__m512)_mm512_unpacklo_pd(one, two), (__m512)_mm512_unpackhi_pd(one, two));
+        __m512d left = (__m512d)s[i], right = (__m512d)s[i + 1];
+        s[i / 2] = _mm512_add_ps((__m512)_mm512_unpacklo_pd(left, right), (__m512)_mm512_unpackhi_pd(left, right));
     }
     for (int n = 4; n > 1; n /= 2) /* quarters now hold four vectors each */
         for (int i = 0; i < n; i += 2)
@@ -51,8 +51,8 @@ static inline vf totals(const vf *v) {
             for (int64_t j = 0; j < hs; j += LANES) { \
                 __builtin_prefetch(key + AHEAD * hs + j); \
                 __builtin_prefetch(value + j); \
-                vf one = VECTOR(key + j); \
-                for (int r = 0; r < rows; r++) s[r] = madd(one, loadf(q + r * hs + j), s[r]); \
+                vf part = VECTOR(key + j); \
+                for (int r = 0; r < rows; r++) s[r] = madd(part, loadf(q + r * hs + j), s[r]); \
             } \
             for (int r = 0; r < rows; r++) products[r][t % LANES] = s[r]; \
             if (t % LANES != LANES - 1 && t != count - 1) continue; \
@@ -68,8 +68,8 @@ static inline vf totals(const vf *v) {
         for (int64_t t = 0; t < count; t++, value += hs, next += hs) \
             for (int c = 0; c < vectors; c++) { \
                 __builtin_prefetch(next + c * LANES); \
-                vf one = VECTOR(value + c * LANES); \
-                for (int r = 0; r < rows; r++) s[r][c] = madd(one, splat(weights[r * SPLIT + t]), s[r][c]); \
+                vf part = VECTOR(value + c * LANES); \
+                for (int r = 0; r < rows; r++) s[r][c] = madd(part, splat(weights[r * SPLIT + t]), s[r][c]); \
             } \
         for (int r = 0; r < rows; r++) memcpy(y + r * stride, s[r], (size_t)vectors * sizeof(vf)); \
     } \
@@ -107,9 +107,9 @@ static void project_chunk(void *context, int64_t from, int64_t to) {
             if (i < l->heads + l->kv_heads) {
                 if (l->qk_norm) rms_norm(head, l->qk_norm + i * hs, head, 1, hs, l->eps);
                 for (int64_t j = 0; j < half; j++) {
-                    float one = head[j], two = head[j + half];
-                    head[j] = one * cosine[j] - two * sine[j];
-                    head[j + half] = two * cosine[j + half] + one * sine[j + half];
+                    float first = head[j], second = head[j + half];
+                    head[j] = first * cosine[j] - second * sine[j];
+                    head[j + half] = second * cosine[j + half] + first * sine[j + half];
                 }
             }
             if (i < l->heads) continue;

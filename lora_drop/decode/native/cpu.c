@@ -1,4 +1,4 @@
-/* The paths of the kernels that this processor has. By CPUID of our own: zig's `__builtin_cpu_supports` returns 0. */
+/* The paths of the kernels that this processor has. Read by CPUID, as zig's `__builtin_cpu_supports` returns 0. */
 #include "abi.h"
 
 #if defined(__x86_64__)

@@ -1,7 +1,7 @@
 """Loads the C library: the wheel's, which holds every path of its platform, or one that is compiled here once.
 
 A wheel has its library beside this file (`make wheels`). A checkout has none: there the library is compiled for this
-machine's processor and kept in the cache folder; so it is where the wheel's cannot be loaded.
+machine's processor and stored in the cache folder; so it is where the wheel's cannot be loaded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lora_drop.errors import LoraDropError
 from lora_drop.paths import BUILT_KERNELS, cache_dir, drafted, temporary_folder
 
 FOLDER = Path(__file__).parent
-# -Werror is for the tests alone: a user's compiler may have warnings of its own. psabi warns of vectors as arguments
+# -Werror is for the tests alone: a user's compiler may have other warnings. psabi warns of vectors as arguments
 # across files; there are none.
 WARNINGS = ("-Wall", "-Wextra", "-Wno-psabi")
 # Without contraction only `madd` (vec.h) fuses a product and a sum, so that all functions round alike.
@@ -109,7 +109,7 @@ def build(compiler: str | None, folder: Path, processor: str | None = None, refu
     compiled in a temporary folder and copied to the cache folder; if that fails, it is loaded from there.
 
     Args:
-        processor: of `PATHS`; None is this machine's own.
+        processor: of `PATHS`; None is this machine's.
         refused: why the wheel's library is not used.
     """
     if compiler is None:
@@ -143,9 +143,9 @@ def _cached(compiler: str, folder: Path, flags: tuple[str, ...], refused: str) -
         compile_library(compiler, flags, draft)
         draft.chmod(0o644)  # whatever the umask says
         built = draft.rename(draft.with_name(f"{name}-{_digest(draft.read_bytes())}.so"))
-        kept = _keep(built, folder / built.name)
-        native = _load(folder / built.name if kept else built)
-    if not kept:
+        is_stored = _store(built, folder / built.name)
+        native = _load(folder / built.name if is_stored else built)
+    if not is_stored:
         refused = f"{refused} They cannot be kept in {folder}: set LORA_DROP_CACHE to a folder of your own."
     if refused:
         print(f"note: {refused.strip()} They were built anew.", file=sys.stderr)
@@ -153,7 +153,7 @@ def _cached(compiler: str, folder: Path, flags: tuple[str, ...], refused: str) -
 
 
 def _processor_flags(processor: str | None) -> list[str]:
-    """What gcc and clang call a processor of `PATHS`; None is this machine's own."""
+    """What gcc and clang call a processor of `PATHS`; None is this machine's."""
     if IS_ARM:
         return [f"-march={processor}" if processor else "-mcpu=native"]
     base, *features = (processor or "native").split("+")
@@ -176,7 +176,7 @@ def _without(why: str) -> None:
     print(f"note: no compiled decode steps: {LoraDropError(why)} Decoding goes on without, slower.", file=sys.stderr)
 
 
-def _keep(built: Path, path: Path) -> bool:
+def _store(built: Path, path: Path) -> bool:
     """Copy the library to the cache folder, writable by its owner alone; True if it can be loaded from there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -233,15 +233,15 @@ def bind(path: Path, kernels: str = "") -> Library:
             if result is ctypes.c_int:
                 function.errcheck = _check
             setattr(native, name, function)
-        abi, own = native.ld_abi(), native.ld_path().decode()
+        abi, kernel_path = native.ld_abi(), native.ld_path().decode()
     except (OSError, AttributeError) as error:
         raise LoraDropError(f"The compiled decode steps cannot be loaded ({error}).") from None
     if abi != ABI:
         raise LoraDropError(f"The compiled decode steps in {path} have ABI {abi}, not {ABI}.")
-    if own not in able:
+    if kernel_path not in able:
         raise LoraDropError("The compiled decode steps are for another processor than this one.")
-    native.about = f"{'wheel' if kernels else 'built here'}, {own}"
-    native.checksum = f"{_digest(path.read_bytes())}-{own}"
+    native.about = f"{'wheel' if kernels else 'built here'}, {kernel_path}"
+    native.checksum = f"{_digest(path.read_bytes())}-{kernel_path}"
     return native
 
 
@@ -298,5 +298,5 @@ def _processor() -> bytes:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor().encode()
-    kept = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
-    return "\n".join(sorted(kept)).encode()
+    features = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
+    return "\n".join(sorted(features)).encode()

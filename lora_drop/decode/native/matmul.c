@@ -21,16 +21,16 @@ enum { AHEAD = 8192, DOT_ROWS = 4 }; /* DOT_ROWS: their sums, 4 vectors each, fi
         for (; i + WIDTH <= k; i += WIDTH) { \
             __builtin_prefetch((const char *)(w + i) + AHEAD); \
             __builtin_prefetch((const char *)(w + i) + AHEAD + 64); \
-            vf one = VECTOR(w + i), two = VECTOR(w + i + LANES); \
-            vf three = VECTOR(w + i + 2 * LANES), four = VECTOR(w + i + 3 * LANES); \
-            EACH_ROW a[r] = madd(one, loadf(x + r * k + i), a[r]); \
-            EACH_ROW b[r] = madd(two, loadf(x + r * k + i + LANES), b[r]); \
-            EACH_ROW c[r] = madd(three, loadf(x + r * k + i + 2 * LANES), c[r]); \
-            EACH_ROW d[r] = madd(four, loadf(x + r * k + i + 3 * LANES), d[r]); \
+            vf w0 = VECTOR(w + i), w1 = VECTOR(w + i + LANES); \
+            vf w2 = VECTOR(w + i + 2 * LANES), w3 = VECTOR(w + i + 3 * LANES); \
+            EACH_ROW a[r] = madd(w0, loadf(x + r * k + i), a[r]); \
+            EACH_ROW b[r] = madd(w1, loadf(x + r * k + i + LANES), b[r]); \
+            EACH_ROW c[r] = madd(w2, loadf(x + r * k + i + 2 * LANES), c[r]); \
+            EACH_ROW d[r] = madd(w3, loadf(x + r * k + i + 3 * LANES), d[r]); \
         } \
         for (; i + LANES <= k; i += LANES) { \
-            vf one = VECTOR(w + i); \
-            EACH_ROW a[r] = madd(one, loadf(x + r * k + i), a[r]); \
+            vf part = VECTOR(w + i); \
+            EACH_ROW a[r] = madd(part, loadf(x + r * k + i), a[r]); \
         } \
         for (; i < k; i++) EACH_ROW rest[r] += ONE(w[i]) * x[r * k + i]; \
         EACH_ROW y[r * n] = sum((a[r] + b[r]) + (c[r] + d[r])) + rest[r]; \
@@ -76,20 +76,20 @@ void multiply_panels(const Matrix *b, const float *x, float *y) {
 }
 
 /* Rows in `data`. */
-static int64_t own_rows(const Matrix *w) { return w->next ? w->n - w->next->n : w->n; }
+static int64_t rows_here(const Matrix *w) { return w->next ? w->n - w->next->n : w->n; }
 
 Matrix rows_from(const Matrix *w, int64_t row) {
     const float *bias = w->bias ? w->bias + row : NULL;
-    for (; w->next && row >= own_rows(w); w = w->next) row -= own_rows(w);
+    for (; w->next && row >= rows_here(w); w = w->next) row -= rows_here(w);
     return (Matrix){(const char *)w->data + row * row_bytes(w), bias, w->n - row, w->k, w->kind, w->next};
 }
 
 /* Compute columns [from, to) of w x; `y` is the place of column 0. */
 static void multiply_rows(const Matrix *w, const Product *p, int64_t from, int64_t to, float *y) {
-    int64_t own = own_rows(w), n = p->w->n, k = w->k, blocks = k / BLOCK, bytes = row_bytes(w);
-    if (to > own) multiply_rows(w->next, p, from > own ? from - own : 0, to - own, y + own);
+    int64_t here = rows_here(w), n = p->w->n, k = w->k, blocks = k / BLOCK, bytes = row_bytes(w);
+    if (to > here) multiply_rows(w->next, p, from > here ? from - here : 0, to - here, y + here);
     const char *row = (const char *)w->data + from * bytes;
-    if (to > own) to = own;
+    if (to > here) to = here;
     if (w->kind == F32) {
         for (int64_t c = from; c < to; c++, row += bytes) dots_f32((const float *)row, p->x, k, y + c, n, p->rows);
     } else if (w->kind == BF16) {
@@ -105,27 +105,27 @@ static void multiply_rows(const Matrix *w, const Product *p, int64_t from, int64
 
 /* Prefetch the weights that a thread begins with, while it prepares its input. */
 static void fetch_start(const Matrix *w, int64_t row) {
-    if (row >= own_rows(w)) return;
+    if (row >= rows_here(w)) return;
     const char *start = (const char *)w->data + row * row_bytes(w);
     for (int64_t at = 0; at < START; at += 64) __builtin_prefetch(start + at);
 }
 
-/* The product with this thread's own input, which it makes once. */
+/* The product with this thread's input, which the thread makes once. */
 static Product with_input(const Product *p, int64_t from) {
-    Product own = *p;
-    Private *mine = p->own->mine + pool_thread();
-    if (p->norm.weight) own.x = mine->normed.at;
-    if (!p->taken && in_blocks(p->w)) own.taken = (const Taken *)mine->taken.at;
-    if (mine->number == p->number) return own;
+    Product product = *p;
+    Private *mine = p->scratch->mine + pool_thread();
+    if (p->norm.weight) product.x = mine->normed.at;
+    if (!p->taken && in_blocks(p->w)) product.taken = (const Taken *)mine->taken.at;
+    if (mine->number == p->number) return product;
     mine->number = p->number;
     fetch_start(p->w, from);
     if (p->norm.weight) rms_norm(p->x, p->norm.weight, mine->normed.at, p->rows, p->w->k, p->norm.eps);
-    if (own.taken != p->taken) take(own.x, p->rows * (p->w->k / BLOCK), (Taken *)mine->taken.at);
-    return own;
+    if (product.taken != p->taken) take(product.x, p->rows * (p->w->k / BLOCK), (Taken *)mine->taken.at);
+    return product;
 }
 
 void multiply_columns(const Product *shared, int64_t from, int64_t to) {
-    Product own = shared->own ? with_input(shared, from) : *shared, *p = &own;
+    Product product = shared->scratch ? with_input(shared, from) : *shared, *p = &product;
     const Matrix *w = p->w;
     multiply_rows(w, p, from, to, p->y);
     if (w->bias)
@@ -135,8 +135,8 @@ void multiply_columns(const Product *shared, int64_t from, int64_t to) {
 
 Product prepare(const Matrix *w, const float *x, Norm norm, const Taken *taken, int64_t rows, Workspace *space,
                 float *y) {
-    Workspace *own = norm.weight || (in_blocks(w) && !taken) ? space : NULL;
-    return (Product){w, x, taken, rows, y, norm, own, ++space->products};
+    Workspace *scratch = norm.weight || (in_blocks(w) && !taken) ? space : NULL;
+    return (Product){w, x, taken, rows, y, norm, scratch, ++space->products};
 }
 
 typedef struct {

@@ -45,8 +45,8 @@ typedef struct {
     const Taken *taken; /* x in the form that panels take, (rows, K / 32), for weights in blocks */
     int64_t rows;
     float *y;
-    Norm norm;          /* of x; only with `own` */
-    Workspace *own;     /* where each thread makes the norm, and the form that panels take; NULL: both are made */
+    Norm norm;          /* of x; only with `scratch` */
+    Workspace *scratch; /* where each thread makes the norm, and the form that panels take; NULL: both are made */
     uint64_t number;    /* of this product among all */
 } Product;
 

@@ -13,7 +13,7 @@
 #define FOR_EACH_COUNT(N) CASE(N, 1) CASE(N, 2) CASE(N, 3) CASE(N, 4)
 #endif
 
-/* Vectors of the processor's own length, PARTS of which hold the 16 rows. */
+/* Vectors of the processor's length, PARTS of which hold the 16 rows. */
 #if defined(__ARM_FEATURE_DOTPROD)
 enum { LONG = 4 };
 #elif defined(BYTE_DOTS) && !defined(__AVX512VNNI__)
@@ -146,9 +146,9 @@ INLINE wf times_nibbles(const wi *codes, const Taken *x, int r) {
 INLINE wf times_bytes(const wi *codes, const Taken *x, int r) {
     (void)r;
 #if defined(__ARM_FEATURE_DOTPROD) /* which multiplies signed codes */
-    wi own[8];
-    UNROLLED for (int j = 0; j < 8; j++) own[j] = codes[j] ^ (int32_t)0x80808080;
-    return to_floats(dots(own, x, 0, 8, 8, (wi){0}));
+    wi plain[8];
+    UNROLLED for (int j = 0; j < 8; j++) plain[j] = codes[j] ^ (int32_t)0x80808080;
+    return to_floats(dots(plain, x, 0, 8, 8, (wi){0}));
 #elif !defined(PAIRS_OF_BYTES)
     return to_floats(dots(codes, x, 0, 8, 8, (wi){0} + x->shift));
 #else
@@ -183,15 +183,15 @@ void take(const float *x, int64_t blocks, Taken *taken) {
 
 INLINE void ready(const wi *words, int offset, const Taken *x, int64_t blocks, int rows, wf (*sums)[PANEL_ROWS]) {
     for (int half = 0; half < 2; half++) {
-        wf one[PANEL_ROWS] = {0}, two[PANEL_ROWS] = {0};
+        wf evens[PANEL_ROWS] = {0}, odds[PANEL_ROWS] = {0};
         UNROLLED for (int j = 4 * half; j < 4 * half + 4; j++)
             UNROLLED for (int i = 0; i < 4; i += 2) {
                 wf even = to_floats(((words[j] >> 8 * i) & 255) - offset);
                 wf odd = to_floats(((words[j] >> (8 * i + 8)) & 255) - offset);
-                EACH_ROW one[r] = fused(even, all_of(x[r * blocks].x[4 * j + i]), one[r]);
-                EACH_ROW two[r] = fused(odd, all_of(x[r * blocks].x[4 * j + i + 1]), two[r]);
+                EACH_ROW evens[r] = fused(even, all_of(x[r * blocks].x[4 * j + i]), evens[r]);
+                EACH_ROW odds[r] = fused(odd, all_of(x[r * blocks].x[4 * j + i + 1]), odds[r]);
             }
-        EACH_ROW sums[half][r] = one[r] + two[r];
+        EACH_ROW sums[half][r] = evens[r] + odds[r];
     }
 }
 
@@ -231,8 +231,8 @@ INLINE void add_nibbles(const uint8_t *p, wf d, wf m, const Taken *x, int64_t bl
     ready(words, 0, x, blocks, rows, numbers);
     EACH_ROW {
         const Taken *t = x + r * blocks;
-        wf one = fused(d, times_nibbles(numbers, t, r), m * all_of(t->sum));
-        total[r] = fused(one, all_of(t->scale), total[r]);
+        wf product = fused(d, times_nibbles(numbers, t, r), m * all_of(t->sum));
+        total[r] = fused(product, all_of(t->scale), total[r]);
     }
 }
 
@@ -300,9 +300,9 @@ INLINE void q4_k(const uint8_t *p, const Taken *x, int64_t blocks, wf (*total)[P
             int shift = j % 4 * 8;
             fetch(p, LANES * NIBBLES);
             UNROLLED for (int part = 0; part < PARTS; part++) {
-                wf own_d = d[part] * to_floats((scales[part][j / 4] >> shift) & 63);
-                wf own_m = m[part] * to_floats((minima[part][j / 4] >> shift) & 63);
-                add_nibbles(p + 4 * LONG * part, own_d, own_m, x, blocks, total[part], rows);
+                wf block_d = d[part] * to_floats((scales[part][j / 4] >> shift) & 63);
+                wf block_m = m[part] * to_floats((minima[part][j / 4] >> shift) & 63);
+                add_nibbles(p + 4 * LONG * part, block_d, block_m, x, blocks, total[part], rows);
             }
         }
     }
@@ -316,22 +316,22 @@ INLINE void q6_k(const uint8_t *p, const Taken *x, int64_t blocks, wf (*total)[P
         for (int j = 0; j < SUPER / BLOCK; j++, p += LANES * (NIBBLES + HIGH_BITS), x++) {
             fetch(p, LANES * (NIBBLES + HIGH_BITS));
             UNROLLED for (int part = 0; part < PARTS; part++) {
-                const uint8_t *own = p + 4 * LONG * part;
+                const uint8_t *codes = p + 4 * LONG * part;
                 wf d = load_f16(head + 2 * LONG * part);
                 wi words[8], scales = load_words(head + 2 * LANES + 4 * LANES * (j / 2) + 4 * LONG * part);
                 Numbers numbers;
-                split_nibbles(own, words);
+                split_nibbles(codes, words);
                 UNROLLED for (int h = 0; h < 2; h++) {
-                    wi high = load_words(own + LANES * NIBBLES + 4 * LANES * h);
+                    wi high = load_words(codes + LANES * NIBBLES + 4 * LANES * h);
                     UNROLLED for (int c = 0; c < 4; c++)
                         words[4 * h + c] |= (c < 2 ? high << (4 - 2 * c) : high >> (2 * c - 4)) & 0x30303030;
                 }
                 ready(words, 32, x, blocks, rows, numbers);
-                wf one = d * to_floats((scales << (24 - j % 2 * 16)) >> 24);
-                wf two = d * to_floats((scales << (16 - j % 2 * 16)) >> 24);
+                wf first = d * to_floats((scales << (24 - j % 2 * 16)) >> 24);
+                wf second = d * to_floats((scales << (16 - j % 2 * 16)) >> 24);
                 EACH_ROW {
                     const Taken *t = x + r * blocks;
-                    wf product = fused(one, times_sixes(numbers, t, r, 0), two * times_sixes(numbers, t, r, 1));
+                    wf product = fused(first, times_sixes(numbers, t, r, 0), second * times_sixes(numbers, t, r, 1));
                     total[part][r] = fused(product, all_of(t->scale), total[part][r]);
                 }
             }

@@ -9,7 +9,7 @@
 enum { SPINS = 4000, PATIENCE = 200 };
 
 /* How many chunks of a thread's share are taken, in the low half, in the phase whose number is in the high half. In
- * any other phase none is, so that nobody has to reset it. On a cache line of its own. */
+ * any other phase none is, so that nobody has to reset it. Alone on its cache line. */
 typedef struct {
     _Alignas(64) _Atomic uint64_t taken;
 } Share;
@@ -29,7 +29,7 @@ static struct {
     Share shares[MOST_THREADS]; /* the caller's is the first */
 } pool = {.calls = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
 
-static _Thread_local int own_number; /* 0: any caller */
+static _Thread_local int thread_number; /* 0: any caller */
 
 void pool_lock(void) { pthread_mutex_lock(&pool.calls); }
 void pool_unlock(void) { pthread_mutex_unlock(&pool.calls); }
@@ -45,29 +45,29 @@ static inline void relax(void) {
 #define READ(x) atomic_load_explicit(&pool.x, memory_order_relaxed)
 #define WRITE(x, value) atomic_store_explicit(&pool.x, value, memory_order_relaxed)
 
-int pool_thread(void) { return own_number; }
+int pool_thread(void) { return thread_number; }
 int pool_threads(void) { return pool.threads + 1; }
 
-/* Work through a phase and return how much of it this thread has done. Its own share comes first and from the start,
+/* Work through a phase and return how much of it this thread has done. Its share comes first and from the start,
  * so that it reads memory in order; then the others' shares, as these may be waiting for a processor. It takes half of
  * what is left each time: few turns, as each waits for all stores before it, and short ones at the end. Nobody takes
  * any of a phase that is over, as all its shares are taken then. */
 static int64_t take_chunks(uint64_t phase) {
     Work work = READ(work);
     void *context = READ(context);
-    int64_t count = READ(count), chunk = READ(chunk), threads = READ(sharers), own = own_number, done = 0;
+    int64_t count = READ(count), chunk = READ(chunk), threads = READ(sharers), self = thread_number, done = 0;
     int64_t chunks = (count + chunk - 1) / chunk;
     uint32_t number = (uint32_t)(phase / 2);
     atomic_thread_fence(memory_order_acquire);
     if (READ(phase) != phase) return 0;
     for (int64_t i = 0; i < threads; i++) {
-        int64_t at = (own + i) % threads, first = chunks * at / threads, all = chunks * (at + 1) / threads - first;
+        int64_t at = (self + i) % threads, first = chunks * at / threads, all = chunks * (at + 1) / threads - first;
         _Atomic uint64_t *share = &pool.shares[at].taken;
         uint64_t last = atomic_load_explicit(share, memory_order_relaxed);
         for (;;) {
             int32_t ahead = (int32_t)((uint32_t)(last >> 32) - number);
             int64_t taken = ahead ? 0 : (uint32_t)last, some = (all - taken + 1) / 2;
-            if (taken >= all || (ahead > 0 && own)) break;
+            if (taken >= all || (ahead > 0 && self)) break;
             uint64_t now = (uint64_t)number << 32 | (uint64_t)(taken + some);
             if (!atomic_compare_exchange_weak(share, &last, now)) continue;
             int64_t from = (first + taken) * chunk, to = from + some * chunk;
@@ -82,7 +82,7 @@ static int64_t take_chunks(uint64_t phase) {
 
 static void *worker(void *number) {
     uint64_t seen = atomic_load(&pool.phase); /* what has begun without this thread was divided among the others */
-    own_number = (int)(intptr_t)number;
+    thread_number = (int)(intptr_t)number;
     for (;;) {
         uint64_t phase;
         for (int i = 0; (phase = atomic_load(&pool.phase)) == seen && i < SPINS; i++) relax();

@@ -29,9 +29,9 @@ static inline vi everywhere(int32_t x) {
 #ifdef __AVX512BF16__
 static inline vf pairs_madd(vi a, vi b, vf c) { return (vf)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b); }
 static inline vi to_pairs(vf low, vf high) {
-    vi one = (vi)_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)low));
-    vi two = (vi)_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)high));
-    return one | two << 16;
+    vi first = (vi)_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)low));
+    vi second = (vi)_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)high));
+    return first | second << 16;
 }
 enum { HAS_PAIRS = 1 };
 #else
@@ -68,10 +68,10 @@ static inline __attribute__((always_inline)) void tile(const int32_t *a, int64_t
             for (int i = 0; i < rows; i++) {
                 int32_t word; /* of memory that may have been written as float */
                 memcpy(&word, a + i * down + j * along, sizeof word);
-                vi one = everywhere(word);
+                vi number = everywhere(word);
                 for (int w = 0; w < SPAN; w++) {
-                    if (pairs) sums[i][w] = pairs_madd(one, lanes[w], sums[i][w]);
-                    else sums[i][w] = madd((vf)one, (vf)lanes[w], sums[i][w]);
+                    if (pairs) sums[i][w] = pairs_madd(number, lanes[w], sums[i][w]);
+                    else sums[i][w] = madd((vf)number, (vf)lanes[w], sums[i][w]);
                 }
             }
         }
@@ -139,10 +139,10 @@ static void weigh(float *scores, int64_t first, int64_t count, float scale, int 
         }
         vf least = -top * scale;
         for (int64_t k = 0; k < count; k += 1 + pairs) {
-            vf one = weight_of(loadf(s + k * SIDE), scale, least), two = {0};
-            if (pairs && k + 1 < count) two = weight_of(loadf(s + (k + 1) * SIDE), scale, least);
-            total += one + two;
-            vi word = pairs ? to_pairs(one, two) : (vi)one;
+            vf weight = weight_of(loadf(s + k * SIDE), scale, least), next = {0};
+            if (pairs && k + 1 < count) next = weight_of(loadf(s + (k + 1) * SIDE), scale, least);
+            total += weight + next;
+            vi word = pairs ? to_pairs(weight, next) : (vi)weight;
             memcpy(s + (pairs ? k / 2 : k) * SIDE, &word, sizeof word);
         }
         memcpy(r->total + v * LANES, &total, sizeof total);

@@ -19,9 +19,9 @@ static uint64_t key_of(int32_t place, int64_t index) {
 static int64_t index_of(uint64_t key) { return (uint32_t)~key; }
 
 static void swap(uint64_t *a, uint64_t *b) {
-    uint64_t kept = *a;
+    uint64_t old = *a;
     *a = *b;
-    *b = kept;
+    *b = old;
 }
 
 /* Bring the `best` largest of n keys to the front. The inner loop has no branch: half of the predictions would be

@@ -1,6 +1,6 @@
 /* A decode step on a CPU in a single call: a full step of some tokens, or a LoRA step of one.
  *
- * Weights are read once and in place: rows of bfloat16 or float32 in torch's own memory, or panels of 16 rows of GGUF
+ * Weights are read once and in place: rows of bfloat16 or float32 in torch's memory, or panels of 16 rows of GGUF
  * blocks (panels.h). Activations are float32, or as precise (panels.h), so only the weights are quantised. K/V are
  * bfloat16 or float32.
  */
@@ -120,9 +120,9 @@ int64_t ld_best(const float *logits, int64_t n) {
     float top = -INFINITY;
     int64_t at = 0;
     for (int64_t i = 0; i < n; i += PART) {
-        float one = largest(logits + i, n - i < PART ? n - i : PART);
-        if (one > top) {
-            top = one;
+        float highest = largest(logits + i, n - i < PART ? n - i : PART);
+        if (highest > top) {
+            top = highest;
             at = i;
         }
     }

@@ -1,4 +1,4 @@
-/* Vectors of 16 floats. The compiler maps them to the processor's own width. */
+/* Vectors of 16 floats. The compiler maps them to the processor's width. */
 #ifndef LD_VEC_H
 #define LD_VEC_H
 

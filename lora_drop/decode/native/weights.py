@@ -92,9 +92,9 @@ class _Layout:
     def matrix(self, name: str, *parts: torch.nn.Linear) -> tuple[Matrix, list[int]]:
         """Parts as one matrix, those of one kind adjacent in memory; and the kind of each part."""
         packed = [None] * len(parts) if self._blocks is None else self._blocks(name)
-        kinds = [KINDS[self._dtype] if one is None else BLOCK_KINDS[one.kind] for one in packed]
+        kinds = [KINDS[self._dtype] if blocks is None else BLOCK_KINDS[blocks.kind] for blocks in packed]
         pieces = []
-        for kind, group in groupby(zip(kinds, parts, packed, strict=True), lambda one: one[0]):
+        for kind, group in groupby(zip(kinds, parts, packed, strict=True), lambda part: part[0]):
             _, linears, blocks = zip(*group, strict=True)
             pieces.append(self._dense(*linears) if blocks[0] is None else self._panels(kind, blocks))
         for piece, after in zip(pieces[-2::-1], pieces[:0:-1], strict=True):  # from the end
@@ -109,7 +109,7 @@ class _Layout:
         return dense(self.memory[-1])
 
     def _panels(self, kind: int, blocks: Sequence[Packed]) -> Matrix:
-        rows = np.concatenate([one.rows for one in blocks])
+        rows = np.concatenate([part.rows for part in blocks])
         self.memory.append(self._bytes(rows.size))
         return in_panels(rows, kind, self.memory[-1])
 
@@ -154,7 +154,7 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
             )
         )
     head, (head_kind,) = layout.matrix("head", model.get_output_embeddings())
-    own = blocks("head")[0] if blocks is not None else None
+    head_blocks = blocks("head")[0] if blocks is not None else None
     in_blocks = bool(layout.kinds - set(KINDS.values()))
     return NativeWeights(
         decoder_name=f"native ({_named(layout.kinds, dtype)})",
@@ -164,7 +164,7 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
         head_bytes=bytes_of(head_kind),
         part_bytes=bytes_of(Q8_0) if in_blocks else dtype.itemsize,
         memory=layout.memory,
-        head_rows=None if own is None else own.rows,
+        head_rows=None if head_blocks is None else head_blocks.rows,
     )
 
 

@@ -18,7 +18,7 @@ typedef struct {
 } Private;
 
 typedef struct {
-    Private mine[MOST_THREADS]; /* each thread's own */
+    Private mine[MOST_THREADS]; /* one for each thread */
     uint64_t products; /* prepared so far */
     Buffer normed;     /* (rows, D): input of a matrix, after the norm */
     Buffer taken;      /* (rows, K / 32) blocks of `mixed` */

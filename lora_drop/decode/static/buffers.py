@@ -106,7 +106,7 @@ class Buffers:
             padded.
         rope: cosines and signed sines of all positions, (capacity, 1, hs) each; a rotation is
             x * cos + roll(x, hs / 2) * sin.
-        bank: corrections that the graphs read: a copy, which the next lane overwrites with its own.
+        bank: corrections that the graphs read: a copy, which the next lane overwrites.
         graphs: of passes.
         graph_bytes: of the memory that the graphs share.
         placed: the numbers in `counts`.
@@ -125,7 +125,7 @@ class Buffers:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the caches, of the copy of the bank and of the graphs' own memory; all else is small."""
+        """Bytes of the caches, of the copy of the bank and of the graphs' memory; all else is small."""
         bank = [] if self.bank is None else bank_tensors(self.bank)
         return self.graph_bytes + sum(tensor.nbytes for tensor in (*self.stores, *bank))
 

@@ -73,7 +73,7 @@ class StaticLayer:
 
 @dataclass
 class StaticWeights:
-    """A model's own weights with q, k, v and gate, up fused; its modules keep views, so that no weight exists twice.
+    """A model's weights with q, k, v and gate, up fused; its modules keep views, so that no weight exists twice.
 
     Attributes:
         decoder_name: name of the decoder that runs them.
@@ -105,8 +105,9 @@ class StaticWeights:
         layers, eps = [], model.config.rms_norm_eps
         for layer in model.model.layers:
             matrices: Any = {kind: fused(*linears) for kind, linears in projections(layer).items()}
-            one, two = (layer.input_layernorm.weight, eps), (layer.post_attention_layernorm.weight, eps)
-            layers.append(StaticLayer(one, two, qk_norms(layer.self_attn), **matrices))
+            attention_norm = (layer.input_layernorm.weight, eps)
+            mlp_norm = (layer.post_attention_layernorm.weight, eps)
+            layers.append(StaticLayer(attention_norm, mlp_norm, qk_norms(layer.self_attn), **matrices))
         if like.device.type != "cuda" or is_eager:
             return cls(layers, f"{name}, eager" if is_eager else name)
         return cls(layers, name, best_for(like.device), split_for(model), captures=True)
@@ -243,9 +244,10 @@ class StaticDecoder(ReferenceDecoder):
         state.pending = [*state.pending, buffers.pending[count : count + 1]] if lora and schedule.repairs else []
         state.row_anchors = results.row_anchors
         # Copies, as the next replay overwrites them. Padding rows are left out.
-        own = slice(rows) if schedule.verifies else slice(None)
-        logits, choice, nats = results.logits[own].clone(), results.choice[own].clone(), results.entropy[-1:].clone()
-        watched = None if results.watched is None else results.watched[:, own].clone()
+        unpadded = slice(rows) if schedule.verifies else slice(None)
+        logits, choice = results.logits[unpadded].clone(), results.choice[unpadded].clone()
+        nats = results.entropy[-1:].clone()
+        watched = None if results.watched is None else results.watched[:, unpadded].clone()
         state.refresher.end(logits[-1:], float(nats) if schedule.is_adaptive else None)
         return DecoderOutput(logits, watched, nats, rows, choice)
 
@@ -276,8 +278,8 @@ class StaticDecoder(ReferenceDecoder):
             if buffers is None:
                 buffers = self._make(state, rooms)
             elif state.bank is not None and buffers.bank is not None:
-                for own, theirs in zip(bank_tensors(buffers.bank), bank_tensors(state.bank), strict=True):
-                    own.copy_(theirs)
+                for tensor, source in zip(bank_tensors(buffers.bank), bank_tensors(state.bank), strict=True):
+                    tensor.copy_(source)
             buffers.blank()
             if self.device.type == "cuda":  # elsewhere a few buffers are never too many
                 store.trim(torch.cuda.get_device_properties(self.device).total_memory // IDLE_SHARE)
@@ -430,7 +432,7 @@ class StaticDecoder(ReferenceDecoder):
         return Window((cos, sin), (position, length), masks, at)
 
     def _mask(self, state: StaticState, layer: int, places: Tensor) -> Tensor | None:
-        """Mask (1, 1, R nh / nkv, S) to add to the scores: minus infinity after a row's own place."""
+        """Mask (1, 1, R nh / nkv, S) to add to the scores: minus infinity after a row's place."""
         if self.weights.split is not None:
             return None
         # A graph has to read the whole capacity; without one the host knows how many tokens there are.
@@ -444,8 +446,8 @@ class StaticDecoder(ReferenceDecoder):
 
     def _project(self, i: int, h: Tensor, rope: Pair) -> Tensor:
         """Rotated queries and keys, and values, (R, nh + 2 nkv, hs), of a layer's inputs (R, D)."""
-        own, count = self.weights.layers[i], self.heads + self.kv_heads
-        return self.weights.functions.project(h, own.attention_norm, own.qkv, own.qk_norm, rope, count)
+        layer, count = self.weights.layers[i], self.heads + self.kv_heads
+        return self.weights.functions.project(h, layer.attention_norm, layer.qkv, layer.qk_norm, rope, count)
 
     def _write(self, i: int, heads: Tensor, window: Window, state: StaticState) -> Tensor:
         """Write the rows' K/V, the last of `heads`, to their places; return them, (2, 1, nkv, R, hs)."""
@@ -475,8 +477,8 @@ class StaticDecoder(ReferenceDecoder):
 
     def _feed(self, i: int, u: Tensor) -> Tensor:
         """u + MLP."""
-        own = self.weights.layers[i]
-        return self.weights.functions.feed(u, own.mlp_norm, own.gate_up, own.down)
+        layer = self.weights.layers[i]
+        return self.weights.functions.feed(u, layer.mlp_norm, layer.gate_up, layer.down)
 
     def _full(self, i: int, h: Tensor, window: Window, state: StaticState) -> Tensor:
         """A whole layer, (R, D); a layer of the schedule leaves its anchor."""

@@ -27,7 +27,7 @@ from lora_drop.errors import first_line
 Pair = tuple[Tensor, Tensor]
 Projection = tuple[Tensor, Tensor | None]  # weight (N, K), bias (N,)
 Norm = tuple[Tensor | None, float]  # weight (D,), epsilon
-VARIANTS = 128  # most shapes and kinds of one function that are compiled; torch's own limit is 8
+VARIANTS = 128  # most shapes and kinds of one function that are compiled; torch's limit is 8
 OLDEST = (8, 0)  # compute capability that Triton's kernels need
 
 
@@ -36,19 +36,21 @@ def norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     return F.rms_norm(x, x.shape[-1:], weight, eps)
 
 
-def project(h: Tensor, own: Norm, qkv: Projection, qk_norm: Tensor | None, rope: Pair, heads: int) -> Tensor:
+def project(
+    h: Tensor, attention_norm: Norm, qkv: Projection, qk_norm: Tensor | None, rope: Pair, heads: int
+) -> Tensor:
     """Queries, keys and values (R, nh + 2 nkv, hs) of h (R, D), the first `heads` = nh + nkv of them rotated.
 
     Args:
-        own: norm before attention.
+        attention_norm: the norm before attention.
         rope: cosines and signed sines (R, 1, hs).
     """
     cos, sin = rope
     size = cos.shape[-1]
-    qkv_heads = F.linear(norm(h, *own), *qkv).view(h.shape[0], -1, size)
+    qkv_heads = F.linear(norm(h, *attention_norm), *qkv).view(h.shape[0], -1, size)
     turned = qkv_heads[:, :heads]
     if qk_norm is not None:
-        turned.copy_(norm(turned, None, own[1]) * qk_norm)
+        turned.copy_(norm(turned, None, attention_norm[1]) * qk_norm)
     rolled = turned.roll(size // 2, -1)
     turned.mul_(cos).addcmul_(rolled, sin)
     return qkv_heads
@@ -59,9 +61,9 @@ def close(mixed: Tensor, h: Tensor, out: Projection) -> Tensor:
     return F.linear(mixed, *out).add_(h)
 
 
-def feed(u: Tensor, own: Norm, gate_up: Projection, down: Projection) -> Tensor:
-    """u + MLP, (R, D); `own` is the norm before it."""
-    gate, up = F.linear(norm(u, *own), *gate_up).chunk(2, 1)
+def feed(u: Tensor, mlp_norm: Norm, gate_up: Projection, down: Projection) -> Tensor:
+    """u + MLP of the normed u, (R, D)."""
+    gate, up = F.linear(norm(u, *mlp_norm), *gate_up).chunk(2, 1)
     return F.linear(F.silu(gate).mul_(up), *down).add_(u)
 
 
@@ -115,8 +117,8 @@ def compiled() -> Functions:
     settings: Any = {"fullgraph": True, "dynamic": False, "options": options}
     if "recompile_limit" in signature(torch.compile).parameters:
         settings["recompile_limit"] = VARIANTS
-        return Functions(*(torch.compile(one, **settings) for one in EAGER))  # type: ignore[arg-type]
-    return Functions(*(_limited(torch.compile(one, **settings)) for one in EAGER))
+        return Functions(*(torch.compile(function, **settings) for function in EAGER))  # type: ignore[arg-type]
+    return Functions(*(_limited(torch.compile(function, **settings)) for function in EAGER))
 
 
 def _limited(function: Callable[..., Any]) -> Callable[..., Any]:
