@@ -1,4 +1,4 @@
-"""Commands killed by SIGKILL at random moments: what is there afterwards is whole, and called again they end well."""
+"""Commands killed by SIGKILL at random function calls: what is there then is whole, and called again they end well."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import multiprocessing
 import os
 import random
 import signal
-import time
+import sys
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -17,10 +19,11 @@ from lora_drop.cli.main import main
 from lora_drop.paths import DRAFT
 from lora_drop.run.results.files import CSV_NAME, SWEEP
 from lora_drop.training.checkpoint import CHECKPOINT
+from tests.support.workshop import die
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
 
-KILLS = 9  # of each of the three; three of the first start are in models/test_kill.py
+KILLS = 9  # of each of the three; those of the first start are in models/test_kill.py
 TINY = ["--model", "random:tiny-llama", "--device", "cpu", "--dtype", "float32"]
 SMALL = ["--length", "32", "--rank", "4", "--batch-size", "2", "--max-tokens", "512", "--fit-batches", "0"]
 COMMANDS = {
@@ -33,12 +36,24 @@ COMMANDS = {
 }
 
 
-def works(folder: Path, argv: list[str]) -> None:
-    """Runs in its own process."""
+def works(folder: Path, argv: list[str], last: int, calls: Synchronized) -> None:
+    """Runs in its own process: counts the calls of functions, Python's and C's, and dies at the last one."""
+    count = 0
+
+    def counts(frame: FrameType, event: str, arg: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+        if count == last:
+            die()
+
     os.chdir(folder)
     for number in (1, 2):
         os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-    os._exit(main(argv))
+    sys.setprofile(counts)
+    code = main(argv)
+    sys.setprofile(None)
+    calls.value = count
+    os._exit(code)
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +64,12 @@ def server():
     return context
 
 
-def ends(server, folder: Path, argv: list[str], after: float | None = None) -> int:
-    """The exit code of a command that is killed after so many seconds, or left in peace."""
-    process = server.Process(target=works, args=(folder, argv))
+def ends(server, folder: Path, argv: list[str], last: int = 0) -> tuple[int, int]:
+    """The exit code of a command that dies at its last call, or is left in peace; and how many calls it made."""
+    process = server.Process(target=works, args=(folder, argv, last, calls := server.Value("Q", 0)))
     process.start()
-    process.join(after)
-    process.kill()
     process.join()
-    return process.exitcode
+    return process.exitcode, calls.value
 
 
 @pytest.fixture
@@ -69,23 +82,22 @@ def work(tmp_path) -> Path:
 
 
 class Kills:
-    """Random moments of a command, whose whole run is made first."""
+    """Random calls within a command, whose whole run is made first."""
 
     def __init__(self, server, folder: Path, argv: list[str]):
         self.server, self.folder, self.met = server, folder, 0
-        ends(server, folder, ["--help"])  # the server's own start is no part of it
         draw = random.Random(0)
-        self.shares, self.took = [draw.random() for _ in range(KILLS)], float("inf")
-        self.run(argv)
+        self.shares = [draw.random() for _ in range(KILLS)]
+        code, self.calls = ends(server, folder, argv)
+        assert code == 0
 
-    def run(self, argv: list[str], share: float = 1) -> None:
-        """Call it, and kill it after that share of the shortest run so far; a busy machine makes some of them long."""
-        begun = time.monotonic()
-        code = ends(self.server, self.folder, argv, self.took * share if share < 1 else None)
+    def run(self, argv: list[str], share: float) -> None:
+        """Run it until that share of its last whole run's calls; one that goes on with a former's work has fewer."""
+        code, calls = ends(self.server, self.folder, argv, int(share * self.calls))
         assert code in (0, -signal.SIGKILL)
         self.met += code != 0
         if code == 0:
-            self.took = min(self.took, time.monotonic() - begun)
+            self.calls = calls
 
 
 def losses(folder: Path) -> dict[tuple, tuple]:
@@ -104,7 +116,7 @@ def test_a_sweep(server, work):
             assert losses(cut).items() <= whole.items()
             assert len((cut / CSV_NAME).read_text().splitlines()) > len(losses(cut)), "the table has each row, too"
     assert kills.met, "at least one met it at work"
-    assert ends(server, work, argv) == 0
+    assert ends(server, work, argv)[0] == 0
     assert losses(cut) == whole and {path.name for path in cut.iterdir()} == {SWEEP.name, CSV_NAME}
 
 
@@ -123,7 +135,7 @@ def test_a_training(server, work):
             AdapterBank.load(folder / "adapter")
     assert kills.met, "at least one met it at work"
     there = any((cut / name).is_dir() for name in CHECKPOINTS)
-    assert ends(server, work, [*argv, *(["--resume"] if there else [])]) == 0
+    assert ends(server, work, [*argv, *(["--resume"] if there else [])])[0] == 0
     assert adapter(cut) == whole and {path.name for path in cut.iterdir()} == {CHECKPOINT, "train_log.jsonl"}
 
 

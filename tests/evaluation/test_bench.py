@@ -200,7 +200,8 @@ def test_a_run_that_does_not_fit_is_one_line(tiny, monkeypatch):
 
 
 LLAMA = """
-import os
+import itertools, os, time
+time.perf_counter = itertools.count().__next__  # each look at the clock takes a second
 class Llama:
     def __init__(self, path, n_ctx, n_threads, n_threads_batch, verbose):
         if not path.endswith(".gguf") or n_ctx != 17 or verbose:  # no assert: PYTHONOPTIMIZE would take it away
@@ -225,7 +226,7 @@ def test_llama_cpp_is_beside_it_where_it_is_here(tmp_path, monkeypatch):
     assert gguf_of("model.gguf", str(path), "cuda") is None
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), str(ROOT))))
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
-    assert isolated("llama_generate", str(path), "random:tiny-llama", 9, 8, [], 1) > 0
+    assert isolated("llama_generate", str(path), "random:tiny-llama", 9, 8, [], 1) == 7
     refused = isolated("llama_generate", str(path), "random:tiny-llama", 12, 8, [], 1)
     assert refused is None  # by the stub: no figure, no crash
 

@@ -50,7 +50,7 @@ def test_a_stop_ends_the_download_at_once(far):
         list(hub.download(NAME, FILES, lambda: (blobs / "pid").exists() and (blobs / "pid").read_text() != ""))
     pid = int((blobs / "pid").read_text())
     with pytest.raises(ProcessLookupError):
-        for _ in range(100):
+        for _ in range(1200):
             os.kill(pid, 0)
             time.sleep(0.05)
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import random
 import re
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -21,7 +18,7 @@ import pytest
 from lora_drop.errors import LoraDropError
 from lora_drop.models import bundled as door
 from lora_drop.models import download
-from tests.support.workshop import Workshop, in_process
+from tests.support.workshop import Workshop, die, in_process
 
 pytestmark = pytest.mark.full
 
@@ -150,36 +147,38 @@ def test_a_process_that_waits_takes_over_from_one_that_is_killed(shop):
     shop.assert_clean()
 
 
-def prepares(cache: Path, gguf: Path) -> None:
+# Where the preparation dies: in a function of the module, and which file is half written by then.
+PLACES = [
+    ("convert", None),
+    ("read_tokenizer", "model.safetensors"),
+    ("find_tensors", "tokenizer.json"),
+    ("write_manifest", None),
+]
+
+
+def prepares(cache: Path, gguf: Path, place: str | None = None, half: str | None = None) -> None:
     """Runs in its own process: the real conversion."""
     os.environ |= {"LORA_DROP_CACHE": str(cache), "LORA_DROP_WHEEL": str(gguf)}
+
+    def dies(*_) -> None:
+        if half is not None:
+            path = cache / f"{door.NAME}.partial" / half
+            os.truncate(path, path.stat().st_size // 2)
+        die()
+
+    if place is not None:
+        setattr(door, place, dies)
     door.ensure()
 
 
-def killed(process: BaseProcess) -> None:
-    """Kill it, and look that it was at work until then."""
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-
-
 @pytest.mark.timeout(900)
-def test_the_real_first_start_killed_at_three_random_moments_and_as_it_writes(tmp_path):
-    """At the first bytes of two files; one after the other into one cache. Then it is as one in peace."""
-    good, draw = door.ensure(verify=True), random.Random(0)
-    folder, work = tmp_path / door.NAME, tmp_path / f"{door.NAME}.partial"
-    for _ in range(3):
-        process = in_process(prepares, tmp_path, good / download.GGUF.name)
-        process.join(8 * draw.random())  # of some ten to thirty seconds
-        killed(process)
-        assert not folder.exists()
-    for name in ("model.safetensors", "tokenizer.json"):
-        (work / name).unlink(missing_ok=True)
-        process = in_process(prepares, tmp_path, good / download.GGUF.name)
-        while process.is_alive() and not (work / name).exists():
-            time.sleep(0.001)
-        killed(process)
-        assert (work / name).exists() and not folder.exists()
+def test_the_real_first_start_killed_at_four_places(tmp_path):
+    """One after the other into one cache. Then it is as one in peace."""
+    good, folder = door.ensure(verify=True), tmp_path / door.NAME
+    for place, half in PLACES:
+        process = in_process(prepares, tmp_path, good / download.GGUF.name, place, half)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL and not folder.exists()
     again = in_process(prepares, tmp_path, good / download.GGUF.name)
     again.join()
     assert again.exitcode == 0 and door.is_ready(folder, verify=True)

@@ -18,10 +18,11 @@ def day(tmp_path, monkeypatch):
         return [sys.executable, "-c", words], {}
 
     made = {"one": short("one"), "two": short("two", f"not __import__('os').path.exists({str(mended)!r})")}
-    made |= {"page": short("page"), "slow": ([sys.executable, "-c", "import time; time.sleep(60)"], {})}
+    made |= {"page": short("page"), "slow": ([sys.executable, "-c", "import time; time.sleep(600)"], {})}
     monkeypatch.setattr(gpu_day, "steps", lambda out: made)
     monkeypatch.setattr(gpu_day, "skipped", lambda name: "there is no Chromium here" if name == "page" else None)
-    monkeypatch.setattr(gpu_day, "STEP_SECONDS", 3)
+    run = gpu_day.run
+    monkeypatch.setattr(gpu_day, "run", lambda name, out, seconds: run(name, out, {"slow": 1}.get(name, seconds)))
 
     def call(*names):
         code = gpu_day.main([*names, "--out", str(tmp_path / "out")])

@@ -77,7 +77,8 @@ def test_half_a_request_holds_no_connection_for_ever(tiny, monkeypatch):
                     silent.sendall(head + b"\r\n")
                     said = b""
                     while not said.endswith(b"}"):
-                        said += silent.recv(65536)
+                        said += (part := silent.recv(65536))
+                        assert part, "it was closed amid an answer"
                     assert said.startswith(b"HTTP/1.1 200")
                 silent.sendall(head)
                 assert silent.recv(65536) == b"", "it was closed, and nothing was answered"
