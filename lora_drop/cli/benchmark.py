@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
         *(args.run_code, args.max_new_tokens, args.context_tokens),
     )
     # Read when lm-eval imports `datasets`: the tasks are local. HF_HUB_OFFLINE would keep `--model` from the Hub too.
-    os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+    os.environ["HF_DATASETS_OFFLINE"] = "1"
     from lora_drop.evaluation.tasks.benchmark import benchmark, markdown, read_tasks
     from lora_drop.run.results.files import BENCHMARK
 

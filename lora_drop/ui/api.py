@@ -6,7 +6,6 @@ from contextlib import closing, contextmanager
 from typing import Any, Literal
 
 import gradio as gr
-from gradio.events import api as add_function
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.cost import kv_bytes, kv_saved, speed_bound
@@ -24,6 +23,7 @@ from lora_drop.ui.callbacks import COMPARED, FAILURE, Callbacks
 from lora_drop.ui.components import SEE_LOG
 from lora_drop.ui.controls import refuse_private
 from lora_drop.ui.serve import space as zero
+from lora_drop.ui.serve.gradio_private import api as add_function
 from lora_drop.ui.serve.gradio_private import session_of
 from lora_drop.ui.serve.memory import return_memory
 from lora_drop.ui.stream import batches

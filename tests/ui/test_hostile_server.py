@@ -213,7 +213,7 @@ def test_any_body_of_a_call_is_answered(address, name, capfd):
                 strict_json(content.rpartition(b"data: ")[2].decode())
             else:
                 assert b"error parsing the body" in content or b"too complex" in content
-    assert b"event: complete" in answers(address, "estimate", data(b'"Hi"', *NULL * 9, b"8", *NULL * 8))
+    assert b"event: complete" in answers(address, "estimate", data(b'"Hi"', *NULL * 16, b"8"))
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
@@ -274,8 +274,8 @@ def test_what_the_line_of_a_wrong_call_says(address):
         ("call/gone", b'{"data": []}', 404, "This app has no such function"),
         ("call/v2/gone", b"{}", 404, "This app has no such function"),
         ("call/v2/estimate", b'{"gone": 1}', 422, "A parameter is missing, or the function has none of this name"),
-        ("run/estimate", b'{"data": []}', 400, "this function takes 19 values, 0 were sent."),
-        ("run/estimate", data(*NULL * 19), 400, "max_new_tokens must be a whole number"),
+        ("run/estimate", b'{"data": []}', 400, "this function takes 18 values, 0 were sent."),
+        ("run/estimate", data(*NULL * 18), 400, "max_new_tokens must be a whole number"),
         ("queue/join", b'{"data": [], "session_hash": "a", "fn_index": 99999}', 404, "This app has no such function"),
     ):
         found = 429

@@ -75,7 +75,7 @@ class Options:
         """The tasks to run."""
         if self.tasks is not None:
             return tuple(dict.fromkeys(self.tasks))
-        return tuple(name for name in TASKS if (self.data_dir / name).is_dir())
+        return tuple(name for name in TASKS if any((self.data_dir / name).glob("*")))
 
 
 class BrokenRecord(ValueError):

@@ -36,6 +36,7 @@ import safehttpx
 from fastapi.exceptions import RequestValidationError
 from gradio import queueing, route_utils, routes
 from gradio.context import LocalContext
+from gradio.events import api as api  # `gr.api`, which has no type there
 from gradio.mcp import GradioMCPServer
 from gradio.route_utils import FnIndexInferError, GradioMultiPartParser, GradioUploadFile
 from gradio.state_holder import SessionState
