@@ -41,7 +41,7 @@ def projections(layer: Any) -> dict[str, tuple[nn.Linear, ...]]:
 
 
 def fused(*parts: nn.Linear) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of projections as one matrix, of which their weights become views."""
+    """Weight and bias of projections as one matrix; their own weights become views of it."""
     if len(parts) == 1:
         return parts[0].weight, parts[0].bias
     # Inference tensors cannot be trained: a caller in inference mode must not turn normal weights into them.
