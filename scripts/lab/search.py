@@ -167,6 +167,8 @@ def search(
                 continue
             answers = answers or _answers(loaded, prompts, context_tokens)
             figures = measure(loaded, point, [], context_tokens, answers, point.config.accept > 0, prompts[:TIMED])
+            if figures["speedup"] is None:
+                raise LoraDropError("too noisy to time a setting: start again when the machine is idle; it goes on.")
             row = point.key | figures
             # A bank trained further has another fingerprint: its row takes the old one's place.
             others = [old for old in store.rows if not is_setting(old["config"], point.config)]

@@ -219,3 +219,9 @@ def test_nothing_within_the_limit_is_one_line_and_the_files_stay(tmp_path, capsy
 def test_a_mistake_is_one_line(argv, line, tmp_path, capsys):
     assert recommend(command(tmp_path / "out", *argv.split())) == 2
     assert capsys.readouterr().err.startswith(f"python -m scripts.lab.recommend: {line}")
+
+
+def test_a_setting_that_cannot_be_timed_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "measure", lambda *_: {"speedup": None})
+    assert recommend(command(tmp_path / "out", "--counts", "2", "--max-loss", "9")) == 2
+    assert "too noisy to time a setting" in capsys.readouterr().err
