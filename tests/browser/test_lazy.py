@@ -47,8 +47,9 @@ def test_nothing_of_a_tab_comes_before_it_is_opened_and_then_it_comes_once(serve
 
     page.get_by_role("tab", name="Method").click()
     page.wait_for_selector(".ld-idea-svg rect")
+    page.wait_for_selector("#ld-method .ld-pays-svg")  # the last thing that the tab asks for
     assert WORDS in page.inner_text(".ld-method-lead")
-    assert {"method/method", "method_words"} <= set(asked) and "safe_zone" not in asked
+    assert {"method/method", "method_words", "where_it_pays"} <= set(asked) and "safe_zone" not in asked
     asked.clear()
     page.get_by_role("tab", name="Safe zone").click()
     expect(page.locator(".ld-map-answer")).to_contain_text("run a sweep")
