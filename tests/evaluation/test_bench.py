@@ -1,10 +1,8 @@
 """The bench: the contract's keys, bytes counted from the tensors, one line for a mistake. Times are not judged."""
 
 import dataclasses
-import itertools
 import json
 import os
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -129,11 +127,9 @@ def test_a_rate_at_which_the_weights_were_not_read_is_none(monkeypatch):
 
 
 @pytest.fixture(params=[0, -1], ids=["stands still", "runs backwards"])
-def no_time(request, monkeypatch):
+def no_time(request, set_clocks):
     """Clocks all of whose differences are 0, or below."""
-    clock = SimpleNamespace(perf_counter=itertools.count(0, request.param).__next__)
-    for module in ("decode.clock", "evaluation.measure.bench_reference"):
-        monkeypatch.setattr(f"lora_drop.{module}.time", clock)
+    set_clocks(request.param)
 
 
 def timed_figures(value):
