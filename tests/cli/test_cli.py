@@ -136,7 +136,8 @@ def test_control_c_keeps_the_trace(tmp_path):
         process.send_signal(signal.SIGINT)
         path.write_bytes(begun + trace.read())
     assert process.communicate(timeout=60)[1] == "lora_drop: interrupted.\n" and process.returncode == 130
-    assert len(read_trace(path).steps["baseline"]) > 10
+    steps = read_trace(path).steps  # of both lanes: under load one may run far ahead of the other
+    assert sum(map(len, steps.values())) > 10
 
 
 def _modules_after(*calls):
