@@ -18,6 +18,7 @@ from torch import Tensor
 from lora_drop.adapters.find import config_fingerprint
 from lora_drop.adapters.hub import hub_name
 from lora_drop.decode.lane import Lane, LaneEvent
+from lora_drop.decode.native.loader import why_missing
 from lora_drop.decode.reference import Decoder
 from lora_drop.decode.sampling import Sampling
 from lora_drop.decode.step import Prefilled, Rewind, Stopped, Verified
@@ -32,6 +33,7 @@ from lora_drop.run.audit import DriftAudit, QualityAudit, top_of, top_words
 from lora_drop.run.prompts import PromptCache
 from lora_drop.run.race import owned, take_turns
 from lora_drop.run.report.report import Report
+from lora_drop.run.report.speed import lacks_kernels
 from lora_drop.run.request import Plan, Request, plan
 from lora_drop.run.results.preset_results import preset_figures
 from lora_drop.run.summary import summarise
@@ -170,6 +172,7 @@ def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decod
     }
     device: Any = describe_device(loaded.device) | {"decoder": decoder.name}
     device |= {"kernels": decoder.kernels} if decoder.kernels else {}
+    device |= {"kernels_missing": why_missing()} if lacks_kernels(device) else {}
     sampling: Any = {
         setting.name: getattr(request, setting.name) for setting in settings_of(RUN) if setting.name not in ELSEWHERE
     }

@@ -17,6 +17,7 @@ import pytest
 from lora_drop.decode.native import loader, structs
 from lora_drop.decode.native.loader import build, find_compiler, library
 from lora_drop.errors import LoraDropError
+from lora_drop.run.report.headline import NO_KERNELS
 from tests.decode.test_native import compiled
 from tests.support import ROOT
 from tests.support.fuzzing import mutated_bytes
@@ -300,3 +301,13 @@ def test_where_the_wheel_s_library_cannot_be_used_it_is_built_here(asked, tmp_pa
     assert asked("1") is None
     (line,) = capsys.readouterr().err.splitlines()
     assert "cannot be loaded" in line and "There is no C compiler" in line
+
+
+@pytest.mark.parametrize(
+    ("native", "compiler", "why"), [("0", "cc", "off"), ("1", None, "compiler"), ("1", "cc", "build")]
+)
+def test_why_there_is_no_library(monkeypatch, native, compiler, why):
+    monkeypatch.setenv("LORA_DROP_NATIVE", native)
+    monkeypatch.setattr(loader, "find_compiler", lambda: compiler)
+    assert loader.why_missing() == why
+    assert why in NO_KERNELS

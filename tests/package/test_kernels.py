@@ -205,4 +205,5 @@ def test_without_a_compiler_a_wheel_runs_its_own_kernels(tmp_path):
     assert "cannot be loaded" in line and "There is no C compiler" in line
     assert "kernels" not in result["device"] and result["speedup"] is None
     assert result["verdict"]["facts"]["speed"] is None and result["verdict"]["facts"]["speedup"] is None
-    assert "no kernels for this processor: speed is not shown" in result["verdict"]["text"].lower()
+    assert result["verdict"]["facts"]["no_kernels"] == result["device"]["kernels_missing"] == "compiler"
+    assert "install a c compiler, or this platform's wheel): speed is not shown" in result["verdict"]["text"].lower()

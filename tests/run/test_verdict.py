@@ -89,10 +89,12 @@ def test_a_reference_decoder_makes_no_claim_of_speed():
 
 
 def test_without_kernels_a_cpu_s_speed_is_not_shown():
-    last = trace_of(fresh("static"), WIDE, {"max_new_tokens": 24}).summary
+    trace = trace_of(fresh("static"), WIDE, {"max_new_tokens": 24})
+    last = trace.summary
     facts = last.verdict["facts"]
     assert last.speedup is last.speedup_interval is facts["speed"] is facts["speedup"] is last.parts is None
-    line = "No kernels for this processor: speed is not shown."
+    assert facts["no_kernels"] == trace.header.device["kernels_missing"] == "build"
+    line = "The kernels could not be built (lora-drop doctor says why): speed is not shown."
     assert line in last.verdict["line"] and line[:-1] in last.verdict["text"]
     assert all(figure["id"] != "speed" for figure in last.verdict["figures"])
 
@@ -253,7 +255,7 @@ FACTS = {
     "absurd_word": None,
     "baseline_collapsed_word": None,
     "third": None,
-    "no_kernels": False,
+    "no_kernels": None,
     "accepted": None,
     "accepted_without": None,
     "refuses": False,

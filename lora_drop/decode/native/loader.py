@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lora_drop.decode.native.structs import ABI, FUNCTIONS, NO_MEMORY, NO_THREADS
 from lora_drop.errors import LoraDropError
@@ -76,6 +76,13 @@ def library() -> Library | None:
         except LoraDropError as error:
             refused = str(error)
     return build(find_compiler(), cache_dir() / "native", name and PATHS[name], refused)
+
+
+def why_missing() -> Literal["off", "compiler", "build"]:
+    """Why there is no library: turned off, no compiler, or a build that failed. `library` has printed the details."""
+    if os.environ.get("LORA_DROP_NATIVE") == "0":
+        return "off"
+    return "build" if find_compiler() else "compiler"
 
 
 def library_name(system: str = sys.platform, machine: str = platform.machine()) -> str:

@@ -71,14 +71,14 @@ class SpeedFacts:
 
     Attributes:
         speed: what the speedup says; `short` if the run was too short to say, `reference` of that decoder.
-        no_kernels: the speed is not shown, as this processor has no kernels.
+        no_kernels: why the speed is not shown where torch decodes on a CPU: the trace's `kernels_missing`.
         speedup_interval: 95%, [low, high].
         by_chance: the speedup is beyond its bound.
         preset_figures: what was measured of the preset before the run.
     """
 
     speed: Speed | Literal["short", "reference"] | None
-    no_kernels: bool
+    no_kernels: str | None
     speedup: float | None
     speedup_interval: list[float] | None
     bound: float | None

@@ -22,6 +22,11 @@ REFUSALS = (
     *("i\u2019m not able", "i am not able", "unfortunately, i"),
 )
 REFUSES_BY = 60
+NO_KERNELS = {  # by a trace's `kernels_missing`: why torch decodes on a CPU, and what to do
+    "off": "the kernels are turned off (unset LORA_DROP_NATIVE)",
+    "compiler": "no kernels (install a C compiler, or this platform's wheel)",
+    "build": "the kernels could not be built (lora-drop doctor says why)",
+}
 
 
 class Headline(TypedDict):
@@ -55,7 +60,7 @@ def untimed_words(facts: Facts) -> str | None:
     """What to say of a speed that is no headline, with that of the same preset on this machine when it was quiet; None
     without a speed."""
     if facts.no_kernels:
-        return "no kernels for this processor: speed is not shown"
+        return f"{NO_KERNELS.get(facts.no_kernels, 'no kernels')}: speed is not shown"
     if facts.speed is None:
         return None
     if facts.speed == "reference":

@@ -147,7 +147,10 @@ def _speed_facts(report: Report) -> SpeedFacts:
     speed: Speed | Literal["short", "reference"] | None = None
     has_baseline = report.has_baseline
     speedup, bound = (figures["speedup"], figures["bound"]) if has_baseline else (None, None)
-    no_kernels = has_baseline and lacks_kernels(dict(report.trace.header.device))
+    device = dict(report.trace.header.device)
+    no_kernels = (
+        str(device.get("kernels_missing", "")) or "unknown" if has_baseline and lacks_kernels(device) else None
+    )
     if has_baseline and not makes_claims(report.trace.header):
         speed = None if no_kernels else "reference"
     elif speedup is not None:

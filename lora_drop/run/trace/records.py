@@ -157,7 +157,7 @@ class ModelHeader(TypedDict):
 
 @with_config(MORE)
 class DeviceHeader(TypedDict):
-    """The device; also its type, the decoder, and the instructions that the kernels use."""
+    """The device; also its type, the decoder, and the instructions that the kernels use, or why there are none."""
 
     name: Text
 
