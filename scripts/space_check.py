@@ -264,7 +264,7 @@ def drive(check: Checks, venv: Path, folder: Path, log: Path, env: dict[str, str
         process, url = opened[0]
         check("the page", lambda: check_page(url))
         check("behind the Hub's proxy", lambda: check_proxy(url))
-        client = Client(url, verbose=False)
+        client = Client(url, verbose=False, httpx_kwargs={"timeout": 60})
         check("/estimate", lambda: check_estimate(client))
         check("/generate", lambda: check_generate(client))
         check("a visitor's mistake", lambda: check_mistake(client))

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _end(line: str, code: int = BAD_INPUT) -> int:
-    print(f"lora_drop: {line}", file=sys.stderr)
+    print(f"lora-drop: {line}", file=sys.stderr)
     return code
 
 
@@ -94,7 +94,7 @@ def _open_streams() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="lora_drop", description="LoRA-Drop decoding: run it, measure it.", allow_abbrev=False)
+    parser = Parser(prog="lora-drop", description="LoRA-Drop decoding: run it, measure it.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"lora-drop {VERSION}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:

@@ -1,4 +1,4 @@
-"""`page`: start the page. A separate parser reads its options (`lora_drop page --help`)."""
+"""`page`: start the page. A separate parser reads its options (`lora-drop page --help`)."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ def run(args: argparse.Namespace) -> int:
     """Run the page until it is stopped."""
     from lora_drop import ui
 
-    return ui.main(args.rest, prog="lora_drop page")
+    return ui.main(args.rest, prog="lora-drop page")

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from urllib.parse import urlencode
 
 import pytest
-from gradio_client import Client
 from playwright.sync_api import Page, expect
 
 from lora_drop.errors import LoraDropError
@@ -27,7 +26,7 @@ from tests.support.page import (
     wait_done,
     wait_still,
 )
-from tests.support.server import SERVERS, Server, deep_model, serve
+from tests.support.server import SERVERS, Server, api_client, deep_model, serve
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
@@ -165,7 +164,7 @@ def test_the_safe_zone_follows_the_model(menu, open_page, monkeypatch):
 
 
 def test_the_api_takes_a_model_of_the_menu(menu):
-    client = Client(menu.url, verbose=False)
+    client = api_client(menu.url)
     *_, last = client.submit("Why?", period=2, max_new_tokens=6, model=DEEP, api_name="/generate")
     assert parse_trace(last.encode()).header.model["layers"] == 30
     assert client.predict(model=DEEP, api_name="/estimate")["dropped"][-1] > 5

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from gradio_client import Client
 from playwright.sync_api import expect
 
 from lora_drop.errors import LoraDropError
@@ -13,6 +12,7 @@ from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.trace import gather, parse_trace
 from tests.support.page import CONFIG, pane_text, prepare, prepare_and_run, set_number, wait_done, wait_until
+from tests.support.server import api_client
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
@@ -61,7 +61,7 @@ def test_a_closed_tab_and_a_reload_end_the_run_and_release_it(slow_server, open_
 
 
 def test_the_api_streams_the_trace_and_refuses_bad_input(server):
-    client = Client(server.url, verbose=False)
+    client = api_client(server.url)
     job = client.submit(
         prompt="Hello", period=4, layers="1-4", drop_ratio=1, max_new_tokens=24, ignore_eos=True, api_name="/generate"
     )

@@ -133,7 +133,7 @@ def refused(line: str, capsys, caplog, monkeypatch, folder: Path) -> str:
     left = [text for text in captured.err.splitlines() if not PROGRESS.match(text)]
     assert (code, captured.out, len(left)) == (2, "", 1), (line, code, captured)
     text = left[0].replace(str(folder), "FOLDER")
-    assert text.startswith("lora_drop") and text.isprintable() and len(text) < 1000, (line, text)
+    assert text.startswith("lora-drop") and text.isprintable() and len(text) < 1000, (line, text)
     for pattern in (
         r"(cannot be (?:read|loaded)[\w ]*) \(.*\)\.",
         r"(deserializing header): .*?\.",

@@ -118,7 +118,7 @@ def test_a_result_that_cannot_be_written_is_one_line(tmp_path):
     command = " ".join([sys.executable, "-m", "lora_drop", *(f"'{a}'" for a in RUN), "--json"])
     full = subprocess.run(f"{command} > /dev/full", shell=True, capture_output=True, text=True, env=env)
     assert full.returncode == 1 and full.stderr.splitlines() == [
-        "lora_drop: cannot write the result: No space left on device."
+        "lora-drop: cannot write the result: No space left on device."
     ]
 
 
@@ -135,7 +135,7 @@ def test_control_c_keeps_the_trace(tmp_path):
         begun = trace.read(20_000)  # a full pipe holds the run until the signal comes
         process.send_signal(signal.SIGINT)
         path.write_bytes(begun + trace.read())
-    assert process.communicate(timeout=60)[1] == "lora_drop: interrupted.\n" and process.returncode == 130
+    assert process.communicate(timeout=60)[1] == "lora-drop: interrupted.\n" and process.returncode == 130
     steps = read_trace(path).steps  # of both lanes: under load one may run far ahead of the other
     assert sum(map(len, steps.values())) > 10
 

@@ -58,7 +58,7 @@ def test_a_second_command_that_writes_to_one_folder_is_one_line(command, task_da
     with only_writer(out, "anything"):
         assert main(others.get(name) or command(name)) == 2
     line = last_line(capsys)
-    assert re.fullmatch("lora_drop: another command is writing (a|presets).* to out: wait for its end.*", line), line
+    assert re.fullmatch("lora-drop: another command is writing (a|presets).* to out: wait for its end.*", line), line
 
 
 def last_line(capsys) -> str:
@@ -72,7 +72,7 @@ def last_line(capsys) -> str:
 def test_every_command_names_a_damaged_model(command, capsys, monkeypatch, name):
     monkeypatch.setattr("lora_drop.models.load.load_model", lambda *_: damaged("reference"))
     assert main(command(name)) == 2
-    assert re.match("lora_drop: .*(are|is) NaN or infinite.*(damaged|overflow)", last_line(capsys))
+    assert re.match("lora-drop: .*(are|is) NaN or infinite.*(damaged|overflow)", last_line(capsys))
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -82,7 +82,7 @@ def test_every_command_names_memory_that_runs_out(command, capsys, monkeypatch, 
     with monkeypatch.context() as patch:
         patch.setattr(torch.nn.Linear, "forward", lambda *_: raising(torch.OutOfMemoryError, "CUDA\nmemory")(None))
         assert main(command(name)) == 2
-    assert re.match("lora_drop: .*memory.*(take|lower)", last_line(capsys))
+    assert re.match("lora-drop: .*memory.*(take|lower)", last_line(capsys))
 
 
 @pytest.mark.parametrize("size", [300, 1200], ids=["sweep.csv", "sweep.json"])
@@ -113,7 +113,7 @@ def test_figures_and_replays_that_meet_a_full_disk(command, capsys, tmp_path):
     on_a_full_disk(tmp_path / "figures" / "pareto-own.svg")
     capsys.readouterr()
     assert main(["sweep-figures", str(out), "--out", str(tmp_path / "figures")]) == 2
-    assert last_line(capsys) == "lora_drop: cannot write the figures to figures: No space left on device."
+    assert last_line(capsys) == "lora-drop: cannot write the figures to figures: No space left on device."
     trace = str(tmp_path / "run.jsonl")
     assert main([*command("run"), "--trace", trace]) == 0
     for option in ("--html", "--chrome", "--svg"):
@@ -127,7 +127,7 @@ def test_a_trace_that_fills_the_disk_in_the_middle_still_reads(command, capsys, 
     with files_of_at_most(6_000):
         code = main([*command("run"), "--max-new-tokens", "200", "--ignore-eos", "--trace", str(path)])
     assert code == 2
-    assert last_line(capsys) == "lora_drop: the trace could not be written to the end: File too large."
+    assert last_line(capsys) == "lora-drop: the trace could not be written to the end: File too large."
     assert path.stat().st_size <= 6_000 and read_trace(path).steps["baseline"]
 
 

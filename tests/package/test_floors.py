@@ -57,7 +57,9 @@ def test_the_page_answers(tiny):
     try:
         with urlopen(address) as answer:
             assert "LoRA-Drop Studio" in answer.read().decode()
-        result = Client(address, verbose=False).predict("hi", max_new_tokens=4, api_name="/generate")
+        result = Client(address, verbose=False, httpx_kwargs={"timeout": 60}).predict(
+            "hi", max_new_tokens=4, api_name="/generate"
+        )
         assert len(json.loads(result.splitlines()[0])["lanes"]) == 2
     finally:
         page.close()

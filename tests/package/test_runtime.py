@@ -98,7 +98,7 @@ def test_an_older_version_is_one_line(versions, capsys):
     with pytest.raises(LoraDropError):
         lora_drop.load_model  # noqa: B018
     assert main(["replay", "gone.jsonl"]) == 2
-    assert capsys.readouterr().err == f"lora_drop: {line}\n"
+    assert capsys.readouterr().err == f"lora-drop: {line}\n"
 
 
 @pytest.mark.parametrize("installed", ["2.9", "2.9.0", "2.9.0+cu128", "2.10.1", "3.0", "2.9.0.dev20250801", None])

@@ -58,7 +58,7 @@ def shown(raw: bytes, calls: Callbacks, folder: Path, capsys) -> bool:
         assert status == {"kind": "error", "text": one_line(error).replace(path.name, "the trace", 1)}
         assert main(["replay", str(path)]) == 2
         captured = capsys.readouterr()
-        assert captured.out == "" and captured.err == f"lora_drop: {error}\n"
+        assert captured.out == "" and captured.err == f"lora-drop: {error}\n"
         return False
     assert status["kind"] == "done"
     lines = [strict_json(line) for line in wire.splitlines()]
@@ -139,7 +139,7 @@ def test_an_adapter_folder_of_the_corpus(path, tiny, here, capsys):
         assert code == 0 and strict_json(captured.out) and captured.err == ""
     else:
         assert code == 2 and captured.out == ""
-        assert captured.err.startswith("lora_drop: ") and one_line(captured.err.removesuffix("\n"))
+        assert captured.err.startswith("lora-drop: ") and one_line(captured.err.removesuffix("\n"))
 
 
 @pytest.mark.full

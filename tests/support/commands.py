@@ -58,7 +58,7 @@ def ends_well(argv: list[str], capsys) -> int:
     if code:
         assert code == 2 and captured.out == "", (argv, captured)
         last = [line for line in captured.err.splitlines() if not PROGRESS.match(line)]
-        assert len(last) == 1 and last[0].startswith("lora_drop: "), (argv, captured)
+        assert len(last) == 1 and last[0].startswith("lora-drop: "), (argv, captured)
         one_line(last[0])
     assert "Traceback" not in captured.err
     return code

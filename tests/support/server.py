@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
+from gradio_client import Client
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lora_drop.models.load import LoadedModel
@@ -30,6 +31,11 @@ def launched(pool: ModelPool, policy: Policy | None = None) -> Iterator[tuple[Pa
         yield demo, port
     finally:
         demo.close(verbose=False)
+
+
+def api_client(url: str) -> Client:
+    """A client of the page's API, with time for a busy machine: the default is 5 s a request."""
+    return Client(url, verbose=False, httpx_kwargs={"timeout": 60})
 
 
 def request(

@@ -22,7 +22,7 @@ from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.controls import SHOWN
 from tests.support.calls import press_run
 from tests.support.faults import PERIOD, TOKENS, asked, at, facts, fresh, nothing_left, raising, writing
-from tests.support.server import launched
+from tests.support.server import api_client, launched
 
 pytestmark = [pytest.mark.full, pytest.mark.usefixtures("shipped")]
 
@@ -80,7 +80,7 @@ def app(bank_shelf) -> Iterator[tuple[Client, LoadedModel]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(find, "SHIPPED_ADAPTERS", bank_shelf)
         with launched(ModelPool(loaded)) as (_, port):
-            yield Client(f"http://127.0.0.1:{port}/", verbose=False), loaded
+            yield api_client(f"http://127.0.0.1:{port}/"), loaded
 
 
 @pytest.mark.parametrize("name", FAULTS)

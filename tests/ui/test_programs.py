@@ -8,7 +8,6 @@ import json
 from urllib.parse import parse_qs
 
 import pytest
-from gradio_client import Client
 from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 
@@ -22,6 +21,7 @@ from lora_drop.run.trace.trace import gather
 from lora_drop.ui.page import build_app, launch
 from lora_drop.ui.serve.policy import LOOPBACK, PUBLIC, Policy
 from scripts.space_check import free_port
+from tests.support.server import api_client
 
 ME = "127.0.0.1"
 
@@ -48,7 +48,7 @@ def ask(url: str, *calls: tuple[str, dict]) -> tuple[dict, list]:
 
 
 def test_view_api_has_types_and_descriptions(url):
-    functions = Client(url, verbose=False).view_api(return_format="dict", print_info=False)["named_endpoints"]
+    functions = api_client(url).view_api(return_format="dict", print_info=False)["named_endpoints"]
     assert {"/generate", "/compare", "/estimate", "/replay", "/inspect"} <= functions.keys()
     for name, function in functions.items():
         assert function["description"], name

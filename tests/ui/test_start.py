@@ -10,7 +10,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from gradio_client import Client
 
 from lora_drop.errors import LoraDropError
 from lora_drop.paths import cache_dir, own_upload_folder, temporary_folder
@@ -18,6 +17,7 @@ from lora_drop.ui import page, start
 from scripts.space_check import free_port, server
 from tests.support import ROOT
 from tests.support.page import wait_until
+from tests.support.server import api_client
 
 
 def test_mcp_without_its_package_is_one_line(monkeypatch):
@@ -63,7 +63,7 @@ def test_the_page_starts_and_takes_a_trace_there(tmp_path):
     env = {**os.environ, **own, "GRADIO_SERVER_PORT": str(free_port())}
     env.pop("GRADIO_TEMP_DIR", None)
     with server(sys.executable, ROOT, tmp_path / "log", env) as (_, url):
-        sent = httpx.post(f"{url}/gradio_api/upload", files={"files": ("run.jsonl", b"{}")})
+        sent = httpx.post(f"{url}/gradio_api/upload", files={"files": ("run.jsonl", b"{}")}, timeout=60)
         assert sent.status_code == 200 and sent.json()[0].startswith(f"{tmp_path}/lora-drop-gradio-")
     assert "Traceback" not in (tmp_path / "log").read_text()
 
@@ -93,8 +93,9 @@ def test_a_signal_ends_a_run_at_a_step_and_the_process_at_once(tmp_path):
     env |= {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(free_port())}
     (tmp_path / "app.py").write_text(SLOW_APP)
     with server(sys.executable, tmp_path, tmp_path / "log", env | {"PYTHONPATH": str(ROOT)}) as (process, url):
-        assert httpx.post(f"{url}/gradio_api/upload", files={"files": ("a.jsonl", b"x")}).status_code == 200
-        client = Client(url, verbose=False)
+        sent = httpx.post(f"{url}/gradio_api/upload", files={"files": ("a.jsonl", b"x")}, timeout=60)
+        assert sent.status_code == 200
+        client = api_client(url)
         run = client.submit("Count", max_new_tokens=1500, ignore_eos=True, api_name="/generate")
         wait_until(lambda: bool(run.outputs()), "the run is on")
         process.send_signal(signal.SIGTERM)

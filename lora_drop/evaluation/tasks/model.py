@@ -47,7 +47,7 @@ except ImportError as error:
     )
     if __name__ != "__main__":
         raise missing from None
-    print(f"lora_drop: {missing}", file=sys.stderr)
+    print(f"lora-drop: {missing}", file=sys.stderr)
     sys.exit(2)
 
 LM_EVAL_DEVICE = "cuda:0"  # what lm-eval passes where its user names none
@@ -254,7 +254,7 @@ def main() -> int:
     try:
         cli_evaluate()
     except LoraDropError as error:
-        print(f"lora_drop: {error}", file=sys.stderr)
+        print(f"lora-drop: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -36,6 +36,6 @@ def _end_if_unusable(device: torch.device) -> None:
     try:
         torch.cuda.synchronize(device)
     except Exception as error:  # torch has several kinds
-        print(f"lora_drop: {device} is unusable from now on ({first_line(error)}): start again.", file=sys.stderr)
+        print(f"lora-drop: {device} is unusable from now on ({first_line(error)}): start again.", file=sys.stderr)
         sys.stderr.flush()
         os._exit(UNUSABLE)  # threads that wait for the device would keep another exit from ending
