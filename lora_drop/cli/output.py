@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -16,6 +17,14 @@ Column = tuple[str, ...] | Callable[[Row], str]
 def print_json(result: Any) -> None:
     """Print one object on stdout; NaN and infinity are errors."""
     print(json.dumps(result, allow_nan=False))
+
+
+def print_result(args: argparse.Namespace, result: Any, show: Callable[[], None]) -> None:
+    """Print a command's result: one JSON object with `--json`, else as `show` prints it."""
+    if args.json:
+        print_json(result)
+    else:
+        show()
 
 
 def note(*texts: str) -> None:
