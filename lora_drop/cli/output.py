@@ -79,7 +79,7 @@ def cell(value: Any, form: str = "", unit: str = "") -> str:
 
 def spread(row: Row, name: str = "speedup") -> str:
     """The interval of a row's speedup or other figure, `0.98-1.07`; a dash where there is none."""
-    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    low, high = row.get(f"{name}_interval") or (row.get(f"{name}_low"), row.get(f"{name}_high"))
     return "-" if low is None or high is None else f"{low:.2f}-{high:.2f}"
 
 

@@ -137,14 +137,8 @@ def _add_map(
             svg.text(place.x + place.width / 2, y + 28, text, size, fill, text_anchor="middle")
     for column, ratio in enumerate(ratios):
         svg.text(left + across * (column + 0.5), bottom + 18, f"{ratio:g}", 13, "muted", text_anchor="middle")
-    svg.text(
-        left + (box.width - 40) / 2,
-        bottom + 36,
-        "across: drop ratio p, up: period w",
-        13,
-        "muted",
-        text_anchor="middle",
-    )
+    middle = left + (box.width - 40) / 2
+    svg.text(middle, bottom + 36, "across: drop ratio p, up: period w", 13, "muted", text_anchor="middle")
     safe = (
         sum(ratio <= paper.SAFE_DROP_RATIO for ratio in ratios),
         sum(period - 1 <= paper.SAFE_K for period in periods),
