@@ -11,7 +11,7 @@ from pathlib import Path
 from lora_drop.cli.arguments import Commands, add_command
 from lora_drop.cli.output import note, print_result
 from lora_drop.cli.run_report import show_run
-from lora_drop.errors import LoraDropError
+from lora_drop.errors import LoraDropError, one_line
 from lora_drop.paths import new_temporary_file, write_files
 from lora_drop.run.trace.trace import read_trace
 
@@ -75,7 +75,5 @@ def write_export(traces: Sequence[Path], path: Path, content: str | bytes) -> No
         raise LoraDropError(f"{path} is the trace itself: name another file.")
     if not path.parent.is_dir():
         raise LoraDropError(f"cannot write {path.name}: no such folder {path.parent}. Make it first.")
-    try:
+    with one_line(f"cannot write {path}", "The old file is unchanged."):
         write_files({path: content})
-    except OSError as error:
-        raise LoraDropError(f"cannot write {path}: {error.strerror or error}. The old file is unchanged.") from None

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 from pydantic_core import from_json
 
-from lora_drop.errors import LoraDropError
+from lora_drop.errors import LoraDropError, one_line
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.paths import only_writer, write_files
 
@@ -67,11 +67,8 @@ class Kind:
         Raises:
             LoraDropError: it cannot be read, or is not what the command writes.
         """
-        try:
-            with path.open("rb") as file:
-                text = file.read(MAX_BYTES + 1)  # a device or a pipe may have no end
-        except OSError as error:
-            raise LoraDropError(f"cannot read {path.name}: {error.strerror or error}.") from None
+        with one_line(f"cannot read {path.name}"), path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1)  # a device or a pipe may have no end
         try:
             if len(text) > MAX_BYTES:
                 raise ValueError

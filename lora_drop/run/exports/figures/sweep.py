@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from lora_drop.errors import LoraDropError
+from lora_drop.errors import LoraDropError, one_line
 from lora_drop.method import paper
 from lora_drop.method.cost import human_bytes
 from lora_drop.method.frontier import frontier
@@ -56,15 +56,10 @@ def write_figures(sweep: dict[str, Any], folder: Path, theme: str = "light") -> 
     """
     chosen = groups(sweep) or [Group("any rule", "any part", "none", "")]
     drawn = {f"map-{number}.svg": sweep_map(sweep, group, theme) for number, group in enumerate(chosen, start=1)}
-    return _write(drawn | {f"pareto-{quality}.svg": pareto(sweep, quality, theme) for quality in QUALITIES}, folder)
-
-
-def _write(drawn: dict[str, str], folder: Path) -> list[Path]:
-    try:
+    drawn |= {f"pareto-{quality}.svg": pareto(sweep, quality, theme) for quality in QUALITIES}
+    with one_line(f"cannot write the figures to {folder.name}"):
         folder.mkdir(parents=True, exist_ok=True)
         write_files({folder / name: svg for name, svg in drawn.items()})
-    except OSError as error:
-        raise LoraDropError(f"cannot write the figures to {folder.name}: {error.strerror or error}.") from None
     return [folder / name for name in drawn]
 
 
