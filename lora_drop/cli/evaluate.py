@@ -28,9 +28,7 @@ def add(commands: Commands) -> None:
         "answer to each prompt (own)",
     )
     parser.add_argument(
-        "--free",
-        action="store_true",
-        help="also let the setting answer each prompt, and let the full model score it",
+        "--free", action="store_true", help="also let the setting answer each prompt, and let the full model score it"
     )
     parser.add_model_options()
     parser.add_config_options()

@@ -139,11 +139,7 @@ METHODS = {
     CONFIGURED: Method("LoRA-Drop", "LoRA-Drop with the settings of the run.", PAPER, is_trained=True),
     **{
         name: Method(
-            f"LoRA-Drop, {preset.label}",
-            preset.note,
-            PAPER,
-            is_trained=True,
-            is_lossless=preset.config.accept == 1,
+            f"LoRA-Drop, {preset.label}", preset.note, PAPER, is_trained=True, is_lossless=preset.config.accept == 1
         )
         for name, preset in PRESETS.items()
     },
