@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -71,6 +72,20 @@ class LineParser(argparse.ArgumentParser):
         if hint and not choice:
             message = f"unrecognized arguments: {words[0]}"
         raise LoraDropError(f"{message}{hint and '.'}{hint} (see {self.prog} --help)")
+
+
+@contextmanager
+def one_line(doing: str, advice: str = "") -> Iterator[None]:
+    """Turn an OSError of the block into a LoraDropError of one line.
+
+    Args:
+        doing: what failed, such as `cannot read FILE`.
+        advice: a further sentence.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise LoraDropError(f"{doing}: {error.strerror or error}.{advice and ' '}{advice}") from None
 
 
 def first_mistake(error: ValidationError) -> str:

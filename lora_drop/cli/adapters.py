@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from lora_drop.cli.arguments import Commands, add_command
-from lora_drop.cli.output import note, print_json
+from lora_drop.cli.output import note, print_result
 
 
 def add(commands: Commands) -> None:
@@ -32,7 +31,7 @@ def pull_files(args: argparse.Namespace) -> None:
 
     folder = download(args.name)
     AdapterBank.load(folder)
-    _print(args, {"adapters": bank_name(folder), "folder": str(folder)}, str(folder))
+    print_result(args, {"adapters": bank_name(folder), "folder": str(folder)}, lambda: print(folder))
 
 
 def push_files(args: argparse.Namespace) -> None:
@@ -40,7 +39,7 @@ def push_files(args: argparse.Namespace) -> None:
     from lora_drop.adapters.bank import push_folder
 
     address = push_folder(args.folder, args.name, args.private)
-    _print(args, {"commit": address}, address)
+    print_result(args, {"commit": address}, lambda: print(address))
 
 
 def show_card(args: argparse.Namespace) -> None:
@@ -51,7 +50,7 @@ def show_card(args: argparse.Namespace) -> None:
 
     folder = local_folder(args.name)
     facts = {"adapters": bank_name(folder.resolve()), **BankConfig.read(folder).model_dump()}
-    _print(args, facts, read_card(folder) or card(AdapterBank.load(folder)))
+    print_result(args, facts, lambda: print(read_card(folder) or card(AdapterBank.load(folder))))
 
 
 def verify_files(args: argparse.Namespace) -> None:
@@ -66,8 +65,5 @@ def verify_files(args: argparse.Namespace) -> None:
     check_card(read_card(folder), name)
     if not has_sums:
         note(f"{name} has no {SUMS_NAME}: a changed number would not be noticed.")
-    _print(args, {"adapters": name, "checksums": has_sums}, f"{name}: the files and the card are in order.")
-
-
-def _print(args: argparse.Namespace, facts: dict[str, Any], text: str) -> None:
-    print_json(facts) if args.json else print(text)
+    result = {"adapters": name, "checksums": has_sums}
+    print_result(args, result, lambda: print(f"{name}: the files and the card are in order."))

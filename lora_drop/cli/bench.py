@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lora_drop.cli.arguments import Commands, add_command, load
-from lora_drop.cli.output import Row, cell, note, print_json, print_table, say
+from lora_drop.cli.output import Row, cell, note, print_result, print_table, say
 from lora_drop.method.cost import human_bytes
 from lora_drop.method.presets import config_from
 from lora_drop.run.report.speed import quotient, speedup_words
@@ -66,10 +66,7 @@ def run(args: argparse.Namespace) -> None:
         say("llama.cpp")
         rate = isolated("llama_generate", str(gguf), args.model, *lengths, result["device"]["threads"])
         result["llama_cpp_tokens_per_second"] = rate
-    if args.json:
-        print_json(result)
-    else:
-        _show(result)
+    print_result(args, result, lambda: _show(result))
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import argparse
 import os
 
 from lora_drop.cli.arguments import Commands, add_command, load
-from lora_drop.cli.output import note, print_json, progress
+from lora_drop.cli.output import note, print_result, progress
 from lora_drop.method.presets import config_from
 
 
@@ -46,7 +46,4 @@ def run(args: argparse.Namespace) -> None:
     with BENCHMARK.writing(options.out), progress("records", every=30) as show:
         result = benchmark(loaded, config, tasks, options, note, show)
     note(*result["notes"])
-    if args.json:
-        print_json(result)
-    else:
-        print(markdown(result).rstrip("\n"))
+    print_result(args, result, lambda: print(markdown(result).rstrip("\n")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lora_drop.cli.arguments import Commands, add_command, load
-from lora_drop.cli.output import Row, cell, print_json, print_table, say
+from lora_drop.cli.output import print_json, print_table, say, spread
 from lora_drop.errors import LoraDropError
 from lora_drop.run.results.files import CALIBRATION_SECONDS
 
@@ -45,15 +45,10 @@ def run(args: argparse.Namespace) -> int:
         {
             "lane": ("lane",),
             "speedup": ("speedup", ".2f", "x"),
-            "95% interval": _interval,
+            "95% interval": spread,
             "bound": ("bound", ".2f", "x"),
             "accepted": ("accepted", ".1%"),
             "here": lambda row: gains[gain_here(row)],
         },
     )
     return 0
-
-
-def _interval(row: Row) -> str:
-    low, high = row["speedup_interval"] or (None, None)
-    return "-" if low is None else f"{cell(low, '.2f')}-{cell(high, '.2f')}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.cli.arguments import Commands, add_command
-from lora_drop.cli.output import Row, print_json, print_table
+from lora_drop.cli.output import Row, print_result, print_table
 from lora_drop.cli.replay import write_export
 from lora_drop.cli.run_report import figures, plain, run_object
 from lora_drop.run.exports.colors import css_block
@@ -38,10 +38,7 @@ def run(args: argparse.Namespace) -> None:
     result = difference(paths, [read_trace(path) for path in paths])
     if args.html:
         write_export(paths, args.html, _page(result))
-    if args.json:
-        print_json(result)
-    else:
-        _show(result)
+    print_result(args, result, lambda: _show(result))
 
 
 def difference(paths: Sequence[Path], traces: Sequence[Trace]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.cli.arguments import Commands, add_command
-from lora_drop.cli.output import cell, print_json, print_table
+from lora_drop.cli.output import cell, print_result, print_table
 from lora_drop.method.cost import human_bytes
 from lora_drop.runtime import VERSION, core_share, package_versions
 
@@ -31,10 +31,7 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     facts = examine()
-    if args.json:
-        print_json(facts)
-    else:
-        _show(facts)
+    print_result(args, facts, lambda: _show(facts))
 
 
 def examine() -> Facts:

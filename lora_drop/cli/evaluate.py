@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from lora_drop.cli.arguments import Commands, add_command, load, read_data, read_data_prompts
-from lora_drop.cli.output import note, print_json, print_table, progress
+from lora_drop.cli.output import note, print_result, print_table, progress
 from lora_drop.errors import LoraDropError
 from lora_drop.method.presets import config_from
 
@@ -28,9 +28,7 @@ def add(commands: Commands) -> None:
         "answer to each prompt (own)",
     )
     parser.add_argument(
-        "--free",
-        action="store_true",
-        help="also let the setting answer each prompt, and let the full model score it",
+        "--free", action="store_true", help="also let the setting answer each prompt, and let the full model score it"
     )
     parser.add_model_options()
     parser.add_config_options()
@@ -62,10 +60,7 @@ def run(args: argparse.Namespace) -> None:
         result = evaluate(loaded, config, texts, show)
         if args.free:
             result["free"] = evaluate_free(loaded, config, answers, show)
-    if args.json:
-        print_json(result)
-    else:
-        _show(result)
+    print_result(args, result, lambda: _show(result))
 
 
 def _show(result: dict[str, Any]) -> None:

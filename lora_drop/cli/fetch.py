@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lora_drop.cli.arguments import Commands, add_command
-from lora_drop.cli.output import print_json
+from lora_drop.cli.output import print_result
 
 
 def add(commands: Commands) -> None:
@@ -19,7 +19,4 @@ def run(args: argparse.Namespace) -> None:
     from lora_drop.models.bundled import ensure
 
     folder = str(ensure(verify=args.verify))
-    if args.json:
-        print_json({"folder": folder})
-    else:
-        print(folder)
+    print_result(args, {"folder": folder}, lambda: print(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -16,6 +17,14 @@ Column = tuple[str, ...] | Callable[[Row], str]
 def print_json(result: Any) -> None:
     """Print one object on stdout; NaN and infinity are errors."""
     print(json.dumps(result, allow_nan=False))
+
+
+def print_result(args: argparse.Namespace, result: Any, show: Callable[[], None]) -> None:
+    """Print a command's result: one JSON object with `--json`, else as `show` prints it."""
+    if args.json:
+        print_json(result)
+    else:
+        show()
 
 
 def note(*texts: str) -> None:
@@ -70,7 +79,7 @@ def cell(value: Any, form: str = "", unit: str = "") -> str:
 
 def spread(row: Row, name: str = "speedup") -> str:
     """The interval of a row's speedup or other figure, `0.98-1.07`; a dash where there is none."""
-    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    low, high = row.get(f"{name}_interval") or (row.get(f"{name}_low"), row.get(f"{name}_high"))
     return "-" if low is None or high is None else f"{low:.2f}-{high:.2f}"
 
 

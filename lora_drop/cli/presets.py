@@ -6,7 +6,7 @@ import argparse
 import hashlib
 
 from lora_drop.cli.arguments import Commands, add_command, data_source, load, read_data
-from lora_drop.cli.output import Column, note, print_json, print_table, progress, spread
+from lora_drop.cli.output import Column, note, print_result, print_table, progress, spread
 
 COLUMNS: dict[str, Column] = {
     "preset": ("preset",),
@@ -48,11 +48,8 @@ def run(args: argparse.Namespace) -> None:
     with PRESETS_FILE.writing(args.out), progress("rows") as show:
         result = measure_presets(load(args), pairs, source, prompts, args.out, args.context_tokens, show)
     note(*result["notes"])
-    if args.json:
-        print_json(result)
-        return
     reading: dict[str, Column] = {
         "reads well": lambda row: "yes" if reads_well(row) else "no",
         "adapters": ("adapters",),
     }
-    print_table(result["rows"], COLUMNS | reading)
+    print_result(args, result, lambda: print_table(result["rows"], COLUMNS | reading))

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora_drop.cli.arguments import Commands, add_command
-from lora_drop.cli.output import note, print_json
+from lora_drop.cli.output import note, print_result
 from lora_drop.cli.run_report import show_run
-from lora_drop.errors import LoraDropError
+from lora_drop.errors import LoraDropError, one_line
 from lora_drop.paths import new_temporary_file, write_files
 from lora_drop.run.trace.trace import read_trace
 
@@ -66,10 +66,7 @@ def run_view(args: argparse.Namespace) -> None:
     opened = webbrowser.open(path.resolve().as_uri())
     if not opened:
         note("no browser could be started here: open the file yourself.")
-    if args.json:
-        print_json({"file": str(path), "opened": opened})
-    else:
-        print(path)
+    print_result(args, {"file": str(path), "opened": opened}, lambda: print(path))
 
 
 def write_export(traces: Sequence[Path], path: Path, content: str | bytes) -> None:
@@ -78,7 +75,5 @@ def write_export(traces: Sequence[Path], path: Path, content: str | bytes) -> No
         raise LoraDropError(f"{path} is the trace itself: name another file.")
     if not path.parent.is_dir():
         raise LoraDropError(f"cannot write {path.name}: no such folder {path.parent}. Make it first.")
-    try:
+    with one_line(f"cannot write {path}", "The old file is unchanged."):
         write_files({path: content})
-    except OSError as error:
-        raise LoraDropError(f"cannot write {path}: {error.strerror or error}. The old file is unchanged.") from None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 from lora_drop.cli.arguments import Commands, add_command, load, read_settings
 from lora_drop.cli.output import note, progress
 from lora_drop.cli.run_report import show_run
-from lora_drop.errors import LoraDropError
+from lora_drop.errors import LoraDropError, one_line
 from lora_drop.method.fields import RUN
 from lora_drop.method.presets import config_from, preset_named
 from lora_drop.method.settings import settings_of
@@ -101,11 +101,10 @@ def _stream(report: Report) -> Stream | None:
 
 def _opened(path: Path | None) -> AbstractContextManager[TextIO | None]:
     """The trace file; None without a path."""
-    try:
-        return path.open("w", encoding="utf-8") if path else nullcontext()
-    except OSError as error:
-        assert path is not None
-        raise LoraDropError(f"cannot write the trace {path.name}: {error.strerror or error}.") from None
+    if path is None:
+        return nullcontext()
+    with one_line(f"cannot write the trace {path.name}"):
+        return path.open("w", encoding="utf-8")
 
 
 def _write(file: TextIO, record: Record) -> None:

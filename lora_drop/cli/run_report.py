@@ -7,7 +7,7 @@ import shutil
 import textwrap
 from typing import Any
 
-from lora_drop.cli.output import Column, cell, print_json, print_table
+from lora_drop.cli.output import Column, cell, print_json, print_table, spread
 from lora_drop.method.cost import human_bytes
 from lora_drop.run.report.report import Report
 from lora_drop.run.report.speed import speedup_words
@@ -19,7 +19,7 @@ COLUMNS: dict[str, Column] = {
     "method": lambda row: row["method"] or row["label"],
     "tokens/s": ("tokens_per_second", ".1f"),
     "speedup": ("speedup", ".2f", "x"),
-    "95%": lambda row: "-" if row["speedup_interval"] is None else "{:.2f}-{:.2f}".format(*row["speedup_interval"]),
+    "95%": spread,
     "layer runs": ("layer_runs", ".1f"),
     "bytes a token": lambda row: "-" if row["bytes"] is None else human_bytes(row["bytes"]),
     "accepted": ("accepted", ".1%"),

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from lora_drop.cli.arguments import Commands, add_command
-from lora_drop.cli.output import note, print_json
+from lora_drop.cli.output import note, print_result
 from lora_drop.run.exports.replay_space import TITLE
 
 
@@ -51,7 +51,5 @@ def run_replays(args: argparse.Namespace) -> None:
 
 def _show(args: argparse.Namespace, sizes: dict[str, int], report: str, space: str) -> None:
     out: Path = args.out
-    if args.json:
-        print_json({"folder": str(out), "files": sizes})
-    else:
-        print(f"{report}\nPush it: hf upload {space} {shlex.quote(str(out))} . --repo-type space")
+    push = f"Push it: hf upload {space} {shlex.quote(str(out))} . --repo-type space"
+    print_result(args, {"folder": str(out), "files": sizes}, lambda: print(f"{report}\n{push}"))

@@ -6,7 +6,7 @@ import argparse
 from typing import TypeVar
 
 from lora_drop.cli.arguments import Commands, add_command, data_source, load, read_data
-from lora_drop.cli.output import Column, Row, cell, note, print_json, print_table, progress, spread
+from lora_drop.cli.output import Column, Row, cell, note, print_result, print_table, progress, spread
 from lora_drop.errors import LoraDropError
 from lora_drop.method.fields import read_layer_order
 from lora_drop.method.presets import config_from
@@ -88,10 +88,7 @@ def run(args: argparse.Namespace) -> None:
             configs = in_order(configs, order, loaded.num_layers)
         result = sweep(loaded, configs, pairs, data_source(args), args.out, args.context_tokens, show)
     note(*result["notes"])
-    if args.json:
-        print_json(result)
-    else:
-        print_table(result["rows"], COLUMNS)
+    print_result(args, result, lambda: print_table(result["rows"], COLUMNS))
 
 
 def run_figures(args: argparse.Namespace) -> None:
@@ -100,10 +97,7 @@ def run_figures(args: argparse.Namespace) -> None:
     from lora_drop.run.results.files import SWEEP
 
     paths = [str(path) for path in write_figures(SWEEP.read(args.folder / SWEEP.name), args.out, args.theme)]
-    if args.json:
-        print_json({"files": paths})
-    else:
-        print("\n".join(paths))
+    print_result(args, {"files": paths}, lambda: print("\n".join(paths)))
 
 
 def _axis(args: argparse.Namespace, name: str, kind: type[N], default: str) -> list[N]:

@@ -18,7 +18,7 @@ from lora_drop.evaluation.measure.metrics import read_target, regrets
 from lora_drop.evaluation.measure.point import circumstances, describe_prompts
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.interval import ratio_interval
-from lora_drop.method.methods import FULL, METHODS, OWN, lanes_of, method_lane
+from lora_drop.method.methods import CONFIGURED, FULL, METHODS, lanes_of, method_lane
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.exports.figures.methods import PICTURE, frontier_picture
@@ -30,7 +30,7 @@ from lora_drop.run.run import run
 from lora_drop.run.trace.records import BASELINE
 from lora_drop.run.trace.trace import gather
 
-ALL = tuple(name for name in METHODS if name not in (FULL, OWN))
+ALL = tuple(name for name in METHODS if name not in (FULL, CONFIGURED))
 
 
 def compare_methods(

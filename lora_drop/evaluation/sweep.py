@@ -41,18 +41,8 @@ OWN_PROMPTS = HELD_OUT[:6]  # few: a grid has many points
 SAMPLE_PROMPT = SAMPLE_PROMPTS[0]
 SAMPLE_SETTINGS: dict[str, Any] = {"max_new_tokens": 96, "temperature": 0.0, "seed": 0}
 AXES = (
-    "reuse",
-    "part",
-    "adapters",
-    "refresh",
-    "kv",
-    "accept",
-    "own_repeats",
-    "head",
-    "corrections",
-    "drop_ratio",
-    "period",
-    "drop_layers",
+    *("reuse", "part", "adapters", "refresh", "kv", "accept", "own_repeats", "head", "corrections"),
+    *("drop_ratio", "period", "drop_layers"),
 )
 _LISTS = {
     setting.name: setting.kind for setting in settings_of(SCHEDULE) if isinstance(setting.kind, (Layers, LayerList))

@@ -257,8 +257,8 @@ def expected_speedup(bound: float, cycle: tuple[float, float], row_cost: float =
         row_cost: time of one more row in the same pass, in full steps.
         outside: share of a full step that is spent outside the kernels.
     """
-    passes, again = cycle
-    return 1 / (outside * passes + (1 - outside) / bound + row_cost * again)
+    passes, extra_rows = cycle
+    return 1 / (outside * passes + (1 - outside) / bound + row_cost * extra_rows)
 
 
 def cycle_of(period: int, repairs: bool, accepted: float | None = None) -> tuple[float, float]:
@@ -335,7 +335,7 @@ class BytesRead:
         self._cost += self._weights[lora] + _kv_cost(self.shape, self.schedule, lora, *past)
 
     @property
-    def numbers(self) -> float:
+    def activations(self) -> float:
         """What was read, in units of an activation's size."""
         return self._cost
 

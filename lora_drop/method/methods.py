@@ -16,8 +16,8 @@ from lora_drop.method.config import MAX_PERIOD, MAX_REPAIR, LoraDropConfig, defa
 from lora_drop.method.presets import BUNDLED_ORDER, COMPARISONS, PRESETS, is_bundled, presets_for
 from lora_drop.method.schedule import dropped_layers
 
-FULL, OWN = "full", "lora-drop"  # the full model, and LoRA-Drop with the run's settings
-LISTS = {"both": (FULL, OWN), "baseline": (FULL,), "lora-drop": (OWN,)}  # words for lists of lanes
+FULL, CONFIGURED = "full", "lora-drop"  # the full model, and LoRA-Drop with the run's settings
+LISTS = {"both": (FULL, CONFIGURED), "baseline": (FULL,), "lora-drop": (CONFIGURED,)}  # words for lists of lanes
 MOST_LANES = 4
 PAPER = "arXiv 2601.02569"
 
@@ -136,14 +136,10 @@ RIVALS = {
 }
 METHODS = {
     FULL: Method("Full model", "Every layer, every token.", "the model itself", is_lossless=True),
-    OWN: Method("LoRA-Drop", "LoRA-Drop with the settings of the run.", PAPER, is_trained=True),
+    CONFIGURED: Method("LoRA-Drop", "LoRA-Drop with the settings of the run.", PAPER, is_trained=True),
     **{
         name: Method(
-            f"LoRA-Drop, {preset.label}",
-            preset.note,
-            PAPER,
-            is_trained=True,
-            is_lossless=preset.config.accept == 1,
+            f"LoRA-Drop, {preset.label}", preset.note, PAPER, is_trained=True, is_lossless=preset.config.accept == 1
         )
         for name, preset in PRESETS.items()
     },
@@ -177,7 +173,7 @@ def lanes_of(text: str, compare: str | None = None) -> tuple[str, ...]:
         raise LoraDropError(f"lanes names a lane twice: {text}.")
     if len(names) + (compare is not None) > MOST_LANES:
         raise LoraDropError(f"a run has at most {MOST_LANES} lanes, got {len(names) + (compare is not None)}.")
-    if compare is not None and not {FULL, OWN} <= set(names):
+    if compare is not None and not {FULL, CONFIGURED} <= set(names):
         raise LoraDropError("compare adds a lane to full and lora-drop: lanes must name both.")
     return names
 
@@ -212,7 +208,7 @@ def method_lane(name: str, num_layers: int, model: str, settings: LoraDropConfig
         config, more = method.schedule(num_layers, lambda count: layers_to_skip(model, num_layers, count), *values)
     elif plain == FULL:
         config = LoraDropConfig(period=1, drop_layers=(), adapters="none")
-    elif plain == OWN:
+    elif plain == CONFIGURED:
         config = settings or LoraDropConfig()
     elif plain in COMPARISONS:
         config = COMPARISONS[plain].applied_to(LoraDropConfig())

@@ -11,16 +11,14 @@ covers all of it, so two processes that start together do the work once.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from pydantic import BaseModel
 
 from lora_drop.errors import LoraDropError
@@ -146,19 +144,14 @@ def write_manifest(work: Path) -> None:
     write_files({work / MANIFEST: manifest.model_dump_json(indent=1)})
 
 
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold the lock file, and print a line where another process has it. The lock of a killed process is free."""
+def _lock(path: Path) -> AcquireReturnProxy:
+    """Take the lock file, with a line where another process has it. A killed process's lock is free."""
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         print("Another process is preparing the bundled model; waiting for it.", file=sys.stderr, flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
 
 
 def _disk_error(error: Exception, cache: Path) -> LoraDropError | None:

@@ -67,7 +67,7 @@ def load_gguf(path: Path, candidates: list[Place]) -> tuple[PreTrainedModel, Any
             model = numbers_of(path, dtype, attn_implementation="sdpa")
     except LoraDropError:
         raise
-    except Exception as error:  # transformers uses several libraries here, each with its exceptions
+    except Exception as error:  # transformers calls several libraries here, and each raises other exceptions
         if kind := re.search(r"architecture (\S+) (?:is )?not supported", str(error)):
             raise unsupported(path.name, kind[1]) from error
         raise LoraDropError(f"{path.name} cannot be read as a GGUF of a language model ({error}).") from error

@@ -16,7 +16,7 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import Corrections, ModelShape, kv_bytes
 from lora_drop.method.fields import RUN, checked
-from lora_drop.method.methods import FULL, LISTS, OWN, lanes_of, method_lane, method_of
+from lora_drop.method.methods import CONFIGURED, FULL, LISTS, lanes_of, method_lane, method_of
 from lora_drop.method.presets import COMPARISONS, PRESETS
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.method.settings import RunSettings
@@ -155,7 +155,7 @@ def _wanted(
 ) -> Iterator[tuple[str, str, LoraDropConfig, dict[str, Any], str]]:
     """Id, label, config, further fields of the schedule, and method of each lane. A third lane follows LoRA-Drop's."""
     names = lanes_of(request.lanes, request.compare)
-    main = OWN if OWN in names else next((name for name in names if name in PRESETS), None)
+    main = CONFIGURED if CONFIGURED in names else next((name for name in names if name in PRESETS), None)
     for name in names:
         lane = method_lane(name, loaded.num_layers, loaded.id, request.config)
         plan_id = {FULL: BASELINE, main: LORA_DROP}.get(name, re.sub(r"\W", "_", lane.name))

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from lora_drop.errors import LoraDropError
+from lora_drop.errors import LoraDropError, one_line
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.training.prompts import seed_prompts
@@ -195,10 +195,8 @@ def _line(record: dict[str, Any]) -> bytes:
 def _read(path: Path) -> bytes:
     if path.exists() and not path.is_file():  # reading a device may never end
         raise LoraDropError(f"{path.name} is not a file.")
-    try:
+    with one_line(f"cannot read {path.name}"):
         return path.read_bytes()
-    except OSError as error:
-        raise LoraDropError(f"cannot read {path.name}: {error.strerror or error}.") from None
 
 
 def _append(path: Path, lines: list[bytes], size: int | None, done: int) -> None:

@@ -62,7 +62,7 @@ def train(
     if processes.num_processes > 1 and device in ("auto", "cuda"):
         # A card for each: by itself every process would take the emptiest. Accelerate numbers CPUs too.
         device = str(processes.device) if processes.device.type == "cuda" else processes.device.type
-    hears = progress if processes.is_main_process else _silent
+    progress_here = progress if processes.is_main_process else _silent
     loaded = load.load_model(job.model, device, job.dtype)
     _check_weights(loaded)
     needs, free = memory(loaded.shape, loaded.dtype.itemsize, settings, job), free_memory(loaded.device)
@@ -71,7 +71,7 @@ def train(
     job.out.mkdir(parents=True, exist_ok=True)  # one that cannot be made was refused with its lock
     if job.self_generate:
         # One process writes, the others read what it wrote.
-        with processes.main_process_first(), hears("texts") as show:
+        with processes.main_process_first(), progress_here("texts") as show:
             texts += _self_generated(loaded, job.self_generate, job.out / SELF_GENERATED, show)
     windows, counted = to_rows(texts, settings.length)
     held_out = read_replies(job.held_out, loaded) if job.held_out else None
@@ -86,7 +86,7 @@ def train(
     left = (trainer.steps - trainer.step) * trainer.tokens_per_step
     if processes.is_main_process:
         tell(f"time: about {time_words(left / rate)} for {left:,} tokens at {rate:.0f} tokens/s, evaluations left out")
-    with hears("steps") as show:
+    with progress_here("steps") as show:
         evaluation = trainer.run(job.evaluate_every, job.checkpoint_every, show)
     if not processes.is_main_process:
         return None

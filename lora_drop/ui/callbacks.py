@@ -48,15 +48,15 @@ from lora_drop.ui.serve.visits import Visits
 from lora_drop.ui.stream import batches, run_line
 
 COUNTABLE = 200_000  # longest prompt whose tokens are counted while it is typed, in characters
-# Places of prompt, tokens, system message and model among the values of the Run button and of the API's function.
-PAGE_PLACES = (1, *(3 + [setting.name for setting in SHOWN].index(name) for name in ("max_new_tokens", "system")), 2)
-_OPTIONS = [setting.name for setting in settings_of(CALL, SCHEDULE, RUN)]
-API_PLACES = (0, *(1 + _OPTIONS.index(name) for name in ("max_new_tokens", "system", "model")))
-# Options of the API's `compare`, and the places among its values.
+# Options of the API's `compare`.
 _FEW = ("preset", "model", "max_new_tokens", "temperature", "top_p", "seed", "system", "thinking", "plain")
 COMPARED = [setting for setting in settings_of(CALL, RUN) if setting.name in _FEW]
-_NAMES = [setting.name for setting in COMPARED]
-COMPARE_PLACES = (0, *(1 + _NAMES.index(name) for name in ("max_new_tokens", "system", "model")))
+# Names of the values of the Run button, and of the API's functions.
+SENT = {
+    "run_page": ("compare", "prompt", "model", *(setting.name for setting in SHOWN)),
+    "generate": ("prompt", *(setting.name for setting in settings_of(CALL, SCHEDULE, RUN))),
+    "compare": ("prompt", *(setting.name for setting in COMPARED)),
+}
 FAILURE = "The run failed inside the app."
 
 
@@ -172,13 +172,10 @@ class Callbacks:
         Raises:
             LoraDropError: prompt or tokens are over the limits, or the model is not on the list.
         """
-        places = {"run_page": PAGE_PLACES, "generate": API_PLACES, "compare": COMPARE_PLACES}.get(name)
-        if places is None:
-            return
-        prompt, tokens, system, model = (values[place] if place < len(values) else None for place in places)
-        self.limits.check(prompt, tokens)
-        self.limits.check(system, None)
-        self.pool.check(model)
+        sent = dict(zip(SENT.get(name, ()), values, strict=False))
+        self.limits.check(sent.get("prompt"), sent.get("max_new_tokens"))
+        self.limits.check(sent.get("system"), None)
+        self.pool.check(sent.get("model"))
 
     def count_tokens(self, prompt: str, model: str | None = None, settings: Any = None) -> int | None:
         """Number of tokens of a prompt, for the forecast; None if there is nothing to count.

@@ -76,7 +76,7 @@ export class Pane {
   }
 
   /** Reset the state of the tokens. */
-  forget() {
+  resetTokens() {
     this.spans = [];
     this.blocks = [];
     this.rewound = 0;
@@ -100,7 +100,7 @@ export class Pane {
     this.title.textContent = name;
     this.text.setAttribute("aria-label", `Text of ${name}`);
     this.text.replaceChildren();
-    this.forget();
+    this.resetTokens();
     this.lane = lane;
     this.node.dataset.testid = `answer-${lane.id}`;
     this.node.dataset.plain = String(isBaseline(lane.schedule) || lane.looksUp); // every pass is full, so none is marked

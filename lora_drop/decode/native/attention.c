@@ -235,7 +235,7 @@ static void join(const Attention *a, int64_t token, int64_t first, int64_t heads
         }
         for (int64_t j = 0; j < hs; j++) mixed[j] /= total;
     }
-    if (a->taken) take(a->mixed + start, heads * hs / BLOCK, a->taken + start / BLOCK);
+    if (a->taken) prepare_input(a->mixed + start, heads * hs / BLOCK, a->taken + start / BLOCK);
 }
 
 /* Item i is a token of a K/V head of a split. Its keys are read once for all heads that share them, and stay in cache

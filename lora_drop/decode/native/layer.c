@@ -27,7 +27,7 @@ static void gate_chunk(void *context, int64_t from, int64_t to) {
             memcpy(y + i, &out, sizeof out);
         }
         for (; i < to; i++) y[i] = gate[i] * up[i] / (1 + expf(-gate[i]));
-        if (g->taken) take(y + from, (to - from) / BLOCK, g->taken + (r * width + from) / BLOCK);
+        if (g->taken) prepare_input(y + from, (to - from) / BLOCK, g->taken + (r * width + from) / BLOCK);
     }
 }
 

@@ -120,7 +120,7 @@ static Product with_input(const Product *p, int64_t from) {
     mine->number = p->number;
     fetch_start(p->w, from);
     if (p->norm.weight) rms_norm(p->x, p->norm.weight, mine->normed.at, p->rows, p->w->k, p->norm.eps);
-    if (product.taken != p->taken) take(product.x, p->rows * (p->w->k / BLOCK), (Taken *)mine->taken.at);
+    if (product.taken != p->taken) prepare_input(product.x, p->rows * (p->w->k / BLOCK), (Taken *)mine->taken.at);
     return product;
 }
 

@@ -35,7 +35,7 @@ typedef int8_t wb __attribute__((vector_size(LONG)));
 typedef wi Numbers[8]; /* codes of 32 weights of each row, 4 a word */
 
 #ifdef __AVX512VNNI__
-INLINE wf fused(wf a, wf b, wf c) { return (wf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+INLINE wf fmadd(wf a, wf b, wf c) { return (wf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 INLINE wf load_f16(const uint8_t *p) { return from_f16(p); }
 INLINE int32_t total_of(wi v) { return _mm512_reduce_add_epi32((__m512i)v); }
 INLINE int32_t largest_of(wi v) { return _mm512_reduce_max_epi32((__m512i)v); }
@@ -44,7 +44,7 @@ INLINE wi add_dot(wi sum, wi codes, int32_t four) {
     return (wi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)codes, _mm512_set1_epi32(four));
 }
 #elif defined(__ARM_FEATURE_DOTPROD)
-INLINE wf fused(wf a, wf b, wf c) { return (wf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
+INLINE wf fmadd(wf a, wf b, wf c) { return (wf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
 INLINE wf load_f16(const uint8_t *p) { return (wf)vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p))); }
 INLINE int32_t total_of(wi v) { return vaddvq_s32((int32x4_t)v); }
 INLINE int32_t largest_of(wi v) { return vmaxvq_s32((int32x4_t)v); }
@@ -54,7 +54,7 @@ INLINE wi add_dot(wi sum, wi codes, int32_t four) {
 }
 #else
 #define PAIRS_OF_BYTES /* two instructions for a product, with sums of 16 bits between them */
-INLINE wf fused(wf a, wf b, wf c) { return (wf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+INLINE wf fmadd(wf a, wf b, wf c) { return (wf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 INLINE wf load_f16(const uint8_t *p) { return (wf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
 
 INLINE int32_t total_of(wi v) {
@@ -70,7 +70,7 @@ INLINE int32_t largest_of(wi v) {
 }
 #endif
 
-void take(const float *x, int64_t blocks, Taken *taken) {
+void prepare_input(const float *x, int64_t blocks, Taken *taken) {
     for (; blocks > 0; blocks--, x += BLOCK, taken++) {
         wi top_bits = {0}, sums[2] = {0};
         for (int i = 0; i < BLOCK; i += LONG) { /* compares the bits, by which a NaN is the largest */
@@ -83,7 +83,7 @@ void take(const float *x, int64_t blocks, Taken *taken) {
         float finer = top > 1e-30f ? 32512.0f / top : 0; /* 127 * 256: both digits fit in a signed byte */
         for (int i = 0; i < BLOCK; i += LONG) {
             /* Adding 1.5 * 2^23 rounds to a whole number. With 0x8080 more, each byte is a digit plus 128. */
-            wi whole = (wi)fused((wf)load_words(x + i), all_of(finer), all_of(12582912.0f)) - 0x4b400000;
+            wi whole = (wi)fmadd((wf)load_words(x + i), all_of(finer), all_of(12582912.0f)) - 0x4b400000;
             wi bytes = (whole + 0x8080) ^ 0x8080;
             wb high = __builtin_convertvector(bytes >> 8, wb), low = __builtin_convertvector(bytes, wb);
             memcpy(taken->digits[0] + i, &high, sizeof high);
@@ -99,7 +99,7 @@ void take(const float *x, int64_t blocks, Taken *taken) {
     }
 }
 
-INLINE void ready(const wi *words, int offset, const Taken *x, int64_t blocks, int rows, wi *codes) {
+INLINE void load_block(const wi *words, int offset, const Taken *x, int64_t blocks, int rows, wi *codes) {
     (void)offset, (void)x, (void)blocks, (void)rows; /* the offset is subtracted from each row's sum */
     UNROLLED for (int j = 0; j < 8; j++) codes[j] = words[j];
 }
@@ -170,10 +170,10 @@ INLINE wf times_sixes(const wi *codes, const Taken *x, int r, int half) {
 
 typedef wf Numbers[2][PANEL_ROWS]; /* product of each 16 weights with each row of x, all from one unpacking */
 
-INLINE wf fused(wf a, wf b, wf c) { return madd(a, b, c); }
+INLINE wf fmadd(wf a, wf b, wf c) { return madd(a, b, c); }
 INLINE wf load_f16(const uint8_t *p) { return from_f16(p); }
 
-void take(const float *x, int64_t blocks, Taken *taken) {
+void prepare_input(const float *x, int64_t blocks, Taken *taken) {
     for (; blocks > 0; blocks--, x += BLOCK, taken++) {
         taken->scale = 1;
         taken->sum = sum(loadf(x) + loadf(x + LANES));
@@ -181,15 +181,15 @@ void take(const float *x, int64_t blocks, Taken *taken) {
     }
 }
 
-INLINE void ready(const wi *words, int offset, const Taken *x, int64_t blocks, int rows, wf (*sums)[PANEL_ROWS]) {
+INLINE void load_block(const wi *words, int offset, const Taken *x, int64_t blocks, int rows, wf (*sums)[PANEL_ROWS]) {
     for (int half = 0; half < 2; half++) {
         wf evens[PANEL_ROWS] = {0}, odds[PANEL_ROWS] = {0};
         UNROLLED for (int j = 4 * half; j < 4 * half + 4; j++)
             UNROLLED for (int i = 0; i < 4; i += 2) {
                 wf even = to_floats(((words[j] >> 8 * i) & 255) - offset);
                 wf odd = to_floats(((words[j] >> (8 * i + 8)) & 255) - offset);
-                EACH_ROW evens[r] = fused(even, all_of(x[r * blocks].x[4 * j + i]), evens[r]);
-                EACH_ROW odds[r] = fused(odd, all_of(x[r * blocks].x[4 * j + i + 1]), odds[r]);
+                EACH_ROW evens[r] = fmadd(even, all_of(x[r * blocks].x[4 * j + i]), evens[r]);
+                EACH_ROW odds[r] = fmadd(odd, all_of(x[r * blocks].x[4 * j + i + 1]), odds[r]);
             }
         EACH_ROW sums[half][r] = evens[r] + odds[r];
     }
@@ -210,10 +210,6 @@ INLINE void fetch(const uint8_t *p, int bytes) {
     }
 }
 
-INLINE void fetch_near(const uint8_t *p, int bytes) {
-    for (int at = 0; at < bytes; at += 64) __builtin_prefetch(p + 2 * NEAR + at);
-}
-
 /* Split words of 8 codes into words of 4, for 32 weights. */
 INLINE void split_nibbles(const uint8_t *p, wi *words) {
     UNROLLED for (int j = 0; j < 4; j++) {
@@ -228,11 +224,11 @@ INLINE void add_nibbles(const uint8_t *p, wf d, wf m, const Taken *x, int64_t bl
     wi words[8];
     Numbers numbers;
     split_nibbles(p, words);
-    ready(words, 0, x, blocks, rows, numbers);
+    load_block(words, 0, x, blocks, rows, numbers);
     EACH_ROW {
         const Taken *t = x + r * blocks;
-        wf product = fused(d, times_nibbles(numbers, t, r), m * all_of(t->sum));
-        total[r] = fused(product, all_of(t->scale), total[r]);
+        wf product = fmadd(d, times_nibbles(numbers, t, r), m * all_of(t->sum));
+        total[r] = fmadd(product, all_of(t->scale), total[r]);
     }
 }
 
@@ -248,28 +244,24 @@ INLINE void q4(const uint8_t *p, const Taken *x, int64_t blocks, wf (*total)[PAN
     }
 }
 
-INLINE void q4_0(const uint8_t *p, const Taken *x, int64_t blocks, wf (*total)[PANEL_ROWS], int rows) {
-    q4(p, x, blocks, total, rows, 1);
-}
-
-INLINE void q4_1(const uint8_t *p, const Taken *x, int64_t blocks, wf (*total)[PANEL_ROWS], int rows) {
-    q4(p, x, blocks, total, rows, 2);
-}
+#define q4_0(...) q4(__VA_ARGS__, 1)
+#define q4_1(...) q4(__VA_ARGS__, 2)
 
 INLINE void q8_0(const uint8_t *p, const Taken *x, int64_t blocks, wf (*total)[PANEL_ROWS], int rows) {
     for (int64_t b = 0; b < blocks; b++, p += LANES * (2 + BLOCK), x++) {
         if (rows > 1) fetch(p, LANES * (2 + BLOCK));
-        else fetch_near(p, LANES * (2 + BLOCK)); /* with both one row of a head takes a fifth longer */
+        else /* both prefetches would make one row of a head a fifth slower */
+            for (int at = 0; at < LANES * (2 + BLOCK); at += 64) __builtin_prefetch(p + 2 * NEAR + at);
         UNROLLED for (int part = 0; part < PARTS; part++) {
             wi words[8];
             Numbers numbers;
             UNROLLED for (int j = 0; j < 8; j++) /* stored plus 128 */
                 words[j] = load_words(p + 2 * LANES + 4 * LANES * j + 4 * LONG * part) ^ (int32_t)0x80808080;
-            ready(words, 128, x, blocks, rows, numbers);
+            load_block(words, 128, x, blocks, rows, numbers);
             wf d = load_f16(p + 2 * LONG * part);
             EACH_ROW {
                 const Taken *t = x + r * blocks;
-                total[part][r] = fused(d * times_bytes(numbers, t, r), all_of(t->scale), total[part][r]);
+                total[part][r] = fmadd(d * times_bytes(numbers, t, r), all_of(t->scale), total[part][r]);
             }
         }
     }
@@ -326,13 +318,13 @@ INLINE void q6_k(const uint8_t *p, const Taken *x, int64_t blocks, wf (*total)[P
                     UNROLLED for (int c = 0; c < 4; c++)
                         words[4 * h + c] |= (c < 2 ? high << (4 - 2 * c) : high >> (2 * c - 4)) & 0x30303030;
                 }
-                ready(words, 32, x, blocks, rows, numbers);
+                load_block(words, 32, x, blocks, rows, numbers);
                 wf first = d * to_floats((scales << (24 - j % 2 * 16)) >> 24);
                 wf second = d * to_floats((scales << (16 - j % 2 * 16)) >> 24);
                 EACH_ROW {
                     const Taken *t = x + r * blocks;
-                    wf product = fused(first, times_sixes(numbers, t, r, 0), second * times_sixes(numbers, t, r, 1));
-                    total[part][r] = fused(product, all_of(t->scale), total[part][r]);
+                    wf product = fmadd(first, times_sixes(numbers, t, r, 0), second * times_sixes(numbers, t, r, 1));
+                    total[part][r] = fmadd(product, all_of(t->scale), total[part][r]);
                 }
             }
         }

@@ -48,7 +48,7 @@ typedef struct {
 #endif
 
 /* Convert `blocks` blocks of x. */
-void take(const float *x, int64_t blocks, Taken *taken);
+void prepare_input(const float *x, int64_t blocks, Taken *taken);
 
 /* Bytes of k weights of a row. */
 int64_t blocks_bytes(int64_t kind, int64_t k);

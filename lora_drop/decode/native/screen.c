@@ -5,8 +5,11 @@
 #include "pool.h"
 #include "vec.h"
 
-/* Integers in the order of the numbers. A NaN counts as the largest, so that it becomes exact. */
-static vi in_order(vf x) {
+/* Up to 16 logits as integers in the same order; the last fills the missing ones. A NaN counts as the largest, so that
+ * it becomes exact. */
+static vi in_order(const float *logits, int64_t count) {
+    vf x = splat(-INFINITY);
+    memcpy(&x, logits, (size_t)count * sizeof(float));
     vi bits = (vi)x, high = {0};
     return (vi)choose(x == x, (vf)(bits ^ ((bits >> 31) & INT32_MAX)), (vf)(high + INT32_MAX));
 }
@@ -59,14 +62,6 @@ typedef struct {
     uint8_t *panels;  /* room for the rows of 16 of them at a time */
 } Screening;
 
-/* Indices of up to 16 logits; the last fills the missing ones. */
-static void places_of(const float *logits, int64_t count, int32_t *places) {
-    vf x = splat(-INFINITY);
-    memcpy(&x, logits, (size_t)count * sizeof(float));
-    vi order = in_order(x);
-    memcpy(places, &order, sizeof order);
-}
-
 /* Compute panels [from, to) of the preview. */
 static void preview_chunk(void *context, int64_t from, int64_t to) {
     const Screening *g = context;
@@ -75,8 +70,8 @@ static void preview_chunk(void *context, int64_t from, int64_t to) {
     for (int64_t panel = from; panel < to; panel++) {
         int64_t start = panel * LANES, count = tokens - start < LANES ? tokens - start : LANES;
         memcpy(g->y + start, g->preview.y + start, (size_t)count * sizeof(float));
-        int32_t places[LANES], top = INT32_MIN;
-        places_of(g->y + start, count, places);
+        vi places = in_order(g->y + start, count);
+        int32_t top = INT32_MIN;
         for (int i = 0; i < LANES; i++) top = places[i] > top ? places[i] : top;
         g->tops[panel] = key_of(top, panel);
     }
@@ -118,7 +113,6 @@ static void exact_chunk(void *context, int64_t from, int64_t to) {
  * that few tokens reach, all of them in panels whose tops reach it. */
 static void find_best(const Screening *g, int64_t best) {
     int64_t tokens = g->w->n, panels = (tokens + LANES - 1) / LANES, count = 0;
-    int32_t places[LANES];
     uint64_t bound = 0;
     select_best(g->tops, panels, best);
     if (best < panels) {
@@ -130,7 +124,7 @@ static void find_best(const Screening *g, int64_t best) {
     for (int64_t i = 0; i < panels; i++) {
         if (g->tops[i] < bound) continue;
         int64_t start = index_of(g->tops[i]) * LANES, end = start + LANES < tokens ? start + LANES : tokens;
-        places_of(g->y + start, end - start, places);
+        vi places = in_order(g->y + start, end - start);
         for (int64_t v = start; v < end; v++) {
             uint64_t key = key_of(places[v - start], v);
             g->likely[count] = key; /* counted, or overwritten next */
@@ -149,6 +143,6 @@ void screened(const Matrix *w, const Screen *s, const float *x, float *y, Worksp
     parallel(preview_chunk, &g, panels, 32);
     find_best(&g, best);
     g.taken = (const Taken *)space->taken.at; /* for the exact logits */
-    if (in_blocks(w)) take(x, w->k / BLOCK, (Taken *)space->taken.at);
+    if (in_blocks(w)) prepare_input(x, w->k / BLOCK, (Taken *)space->taken.at);
     parallel(exact_chunk, &g, best, LANES);
 }

@@ -36,9 +36,9 @@ def _part(
     d = tl.arange(0, WIDE)
     row, inside, wide = m // GROUP, m < M, d < SIZE
     length = (tl.load(places + rows - 1) + 1).to(tl.int32)
-    each = tl.cdiv(tl.cdiv(length, PARTS), BN) * BN
-    start = part * each
-    end = tl.minimum(start + each, length)
+    part_length = tl.cdiv(tl.cdiv(length, PARTS), BN) * BN
+    start = part * part_length
+    end = tl.minimum(start + part_length, length)
     last = tl.load(places + row, mask=inside, other=0).to(tl.int32)
     at = row * stride + (head * GROUP + m % GROUP) * SIZE
     queries = tl.load(heads + at[:, None] + d[None, :], mask=inside[:, None] & wide[None, :], other=0.0)

@@ -238,10 +238,7 @@ def _lanes(loaded: LoadedModel, config: LoraDropConfig) -> tuple[dict[str, LaneP
     """The lanes by name, and notes about the adapters."""
     schedule = config.schedule_for(loaded.num_layers)
     bank, notes = find_bank(loaded, config, schedule)
-    lanes = {
-        BASELINE: baseline_lane(loaded.num_layers),
-        LORA_DROP: LanePlan("LoRA-Drop", config, schedule, bank),
-    }
+    lanes = {BASELINE: baseline_lane(loaded.num_layers), LORA_DROP: LanePlan("LoRA-Drop", config, schedule, bank)}
     if screened := head_only(loaded, config):
         lanes[HEAD_ONLY] = screened
     return lanes, notes

@@ -140,11 +140,7 @@ def measure(
 
     config = point.config
     about = describe(loaded, config, loaded.decoder_name)
-    row = {
-        **point.setting,
-        "rank": about["rank"],
-        "layers_dropped": len(about["dropped"]),
-    }
+    row = {**point.setting, "rank": about["rank"], "layers_dropped": len(about["dropped"])}
     if pairs:
         quality = evaluate(loaded, config, given_texts(loaded, pairs, context_tokens), check, check)
         row |= {"tokens": quality["tokens"], **_columns(quality)}

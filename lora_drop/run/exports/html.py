@@ -95,11 +95,7 @@ def _completed(trace: Trace) -> Header:
     lanes: Any = [{**lane, "config": rules | dict(lane["config"])} for lane in header.lanes]
     sampling: Any = {"max_new_tokens": longest, **header.sampling}
     return dataclasses.replace(
-        header,
-        lanes=lanes,
-        model={"kv_bytes_per_token": 0, **header.model},
-        device=device,
-        sampling=sampling,
+        header, lanes=lanes, model={"kv_bytes_per_token": 0, **header.model}, device=device, sampling=sampling
     )
 
 

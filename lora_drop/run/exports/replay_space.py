@@ -49,7 +49,7 @@ def build(out: Path, paths: list[Path], title: str = TITLE, app: str | None = No
     """
     if not title.strip() or len(title) > MAX_TITLE or not title.isprintable():
         raise LoraDropError(f"--title must be one line of at most {MAX_TITLE} characters.")
-    if app is not None and not _is_web(app):
+    if app is not None and not is_web(app):
         raise LoraDropError(f"--app must be an http or https address, not {app[:80]!r}.")
     traces = [read_trace(path) for path in paths]
     names = [f"run-{number}.html" for number in range(1, len(traces) + 1)]
@@ -119,7 +119,8 @@ need nothing else. `python -m lora_drop replay-space` makes them from traces.
 """
 
 
-def _is_web(address: str) -> bool:
+def is_web(address: str) -> bool:
+    """Whether a text is an http or https address."""
     try:
         parts = urlsplit(address)
     except ValueError:

@@ -123,6 +123,13 @@ class Facts(TextFacts, SpeedFacts):
     third: ThirdFacts | None
 
 
+def memory_words(saved: float | None) -> str | None:
+    """The share of the K/V memory that a run saved, in words; None where it is about 0, or not known."""
+    if saved is None or abs(saved) < 0.01:
+        return None
+    return f"{saved:.0%} of the K/V memory saved" if saved > 0 else f"{-saved:.0%} more K/V memory"
+
+
 def notes(kind: Kind, facts: Facts) -> Iterator[str]:
     """Sentences beside the figures, in the verdict's text and in its line."""
     if kind != "stopped" and facts.baseline_collapsed_word is not None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TypedDict
 
 from lora_drop.method.quality import CRITERION, READS_WELL_LOSS, SLIPS_LOSS, WORDS, loss_words
-from lora_drop.run.report.facts import Facts, Kind, notes
+from lora_drop.run.report.facts import Facts, Kind, memory_words, notes
 from lora_drop.run.report.speed import GAIN, SLOWER, no_gain_reason
 
 Figure = dict[str, str]
@@ -147,9 +147,8 @@ def _line(kind: Kind, facts: Facts) -> Iterator[str]:
     elif kind != "stopped" and facts.nothing is None and facts.bound and _gains_nothing(facts):
         yield f"Why no gain: {no_gain_reason(facts.bound, facts.accepted)}."
     yield from notes(kind, facts)
-    saved = facts.kv_saved
-    if saved is not None and abs(saved) >= 0.01:
-        yield f"{saved:.0%} of the K/V memory saved." if saved > 0 else f"{-saved:.0%} more K/V memory."
+    if words := memory_words(facts.kv_saved):
+        yield f"{words}."
 
 
 def _of_100(share: float) -> str:

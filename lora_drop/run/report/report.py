@@ -224,7 +224,7 @@ class LaneReport:
         """Bytes that the passes read, by the formula, for each token that stands; None where `bound` is."""
         if not self._read or not self.standing:
             return None
-        return self._itemsize * self._bytes_read(self._read).numbers / self.standing
+        return self._itemsize * self._bytes_read(self._read).activations / self.standing
 
     @property
     def layer_runs(self) -> float | None:

@@ -36,11 +36,9 @@ def lane_table(report: Report) -> list[dict[str, Any]]:
         }
         rows.append(
             {
-                **{
-                    "lane": name,
-                    "method": lane.get("method"),
-                    "label": METHODS["full"].label if name == BASELINE else lane["label"],
-                },
+                "lane": name,
+                "method": lane.get("method"),
+                "label": METHODS["full"].label if name == BASELINE else lane["label"],
                 "is_trained": None if method is None or name == BASELINE else method.is_trained,
                 "note": method and f"{method.note} Source: {method.source}.",
                 **{key: number(value, 6) for key, value in row.items()},

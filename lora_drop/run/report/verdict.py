@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from lora_drop.method.quality import ABSURD, WORDS, loss_words, reads, repeated_share
 from lora_drop.run.report.align import align, word_at
-from lora_drop.run.report.facts import Facts, Kind, SpeedFacts, TextFacts, ThirdFacts, notes
+from lora_drop.run.report.facts import Facts, Kind, SpeedFacts, TextFacts, ThirdFacts, memory_words, notes
 from lora_drop.run.report.headline import headline, is_timed, refuses, untimed_words
 from lora_drop.run.report.parts import parts_of
 from lora_drop.run.report.report import Report
@@ -285,12 +285,7 @@ def _loss(loss: float | None) -> str:
 
 
 def _memory(facts: Facts) -> str | None:
-    saved = facts.kv_saved
-    if saved is None:
-        return None
-    if abs(saved) < 0.01:
-        return "no memory saved"
-    return f"{saved:.0%} of the K/V memory saved" if saved > 0 else f"{-saved:.0%} more K/V memory"
+    return None if facts.kv_saved is None else memory_words(facts.kv_saved) or "no memory saved"
 
 
 def _third(facts: Facts) -> str | None:

@@ -22,10 +22,10 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import COMPARISONS, presets_for
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import describe_device, short_name
-from lora_drop.paths import calibrations, remove
+from lora_drop.paths import calibrations
 from lora_drop.run.report.speed import is_by_chance, lacks_kernels, no_gain_reason, speed_of
 from lora_drop.run.results.files import CALIBRATION
-from lora_drop.run.results.store import Content, Row, Store, is_setting
+from lora_drop.run.results.store import Content, Row, is_setting
 from lora_drop.runtime import VERSION
 
 HEAD = "screened-head"  # the row of the full model with the screened head: its name in `COMPARISONS`
@@ -77,16 +77,9 @@ def write_calibration(loaded: LoadedModel | ModelInfo, rows: list[Row]) -> Conte
     Raises:
         LoraDropError: the cache folder cannot be written.
     """
-    folder, key = _folder(loaded), _key(loaded)
-    path = folder / CALIBRATION.name
-    content = CALIBRATION.begin(key, date=datetime.now(UTC).isoformat(timespec="seconds"))
-    try:
-        store = Store(CALIBRATION, folder, content)
-    except LoraDropError:  # broken
-        _remove(path)
-        store = Store(CALIBRATION, folder, content)
-    store.write(rows)
-    return store.content
+    content = CALIBRATION.begin(_key(loaded), date=datetime.now(UTC).isoformat(timespec="seconds")) | {"rows": rows}
+    CALIBRATION.write(_folder(loaded), content)
+    return content
 
 
 def gain_here(row: Row | None) -> Gain | None:
@@ -151,10 +144,3 @@ def _folder(loaded: LoadedModel | ModelInfo) -> Path:
 
 def _is_of(row: Row, loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> bool:
     return is_setting(row["config"], config) and row["adapters_fingerprint"] == config_fingerprint(loaded, config)
-
-
-def _remove(path: Path) -> None:
-    try:
-        remove(path)
-    except OSError as error:
-        raise LoraDropError(f"cannot write a calibration to {path.parent.name}: {error.strerror or error}.") from None

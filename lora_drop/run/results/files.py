@@ -12,6 +12,8 @@ from lora_drop.method.methods import METHODS
 from lora_drop.method.settings import settings_of
 from lora_drop.run.results.store import Kind, Number, Shape
 
+REPEATS = ("free_repeated_4grams", "free_repeated_4grams_baseline")
+MISSING = (Number | None, None)  # a figure that an old file may lack
 CSV_NAME, TABLE_NAME, RECORDS_NAME = "sweep.csv", "benchmark.md", "records.jsonl"
 
 
@@ -69,14 +71,11 @@ PRESETS_FILE = Kind(
                 speedup=Number | None,
                 bound=Number,
                 kv_saved=Number | None,
-                accepted=(Number | None, None),
+                accepted=MISSING,
                 # An old row without adapters has no free text.
-                own_all_steps_kl=(Number | None, None),
-                free_regret=(Number | None, None),
-                free_repeated_4grams=(Number | None, None),
-                free_repeated_4grams_baseline=(Number | None, None),
-                free_texts=(Number | None, None),
-                free_collapsed=(Number | None, None),
+                **dict.fromkeys(
+                    (*REPEATS, "own_all_steps_kl", "free_regret", "free_texts", "free_collapsed"), MISSING
+                ),
             )
         ),
     ),
@@ -101,8 +100,8 @@ CALIBRATION = Kind(
                 speedup_interval=list[Number] | None,
                 bound=Number,
                 accepted=Number | None,
-                row_cost=(Number | None, None),
-                outside=(Number | None, None),
+                row_cost=MISSING,
+                outside=MISSING,
             )
         ),
     ),
@@ -141,11 +140,8 @@ SHAPES = Kind(
             _shape(
                 model=str,
                 dtype=str,
-                drop_ratio=Number,
-                period=Number,
-                speedup=Number,
+                **dict.fromkeys(("drop_ratio", "period", "speedup", "bound"), Number),
                 speedup_interval=list[Number] | None,
-                bound=Number,
                 row_cost=Number | None,
             )
         ),

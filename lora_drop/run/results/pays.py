@@ -235,8 +235,8 @@ def _curve(bound: float, cycle: tuple[float, float], outside: float) -> list[lis
 
 def _from(bound: float, cycle: tuple[float, float], outside: float) -> str:
     """From which share on a checked setting gains, as the end of a sentence."""
-    passes, again = cycle
-    row_cost = (1 - outside * passes - (1 - outside) / bound) / again  # at which it breaks even
+    passes, extra_rows = cycle
+    row_cost = (1 - outside * passes - (1 - outside) / bound) / extra_rows  # at which it breaks even
     if row_cost <= 0:
         return "it gains nowhere"
     return f"it pays where more than {waits_of(row_cost, outside):.0%} of a step waits for weights"

@@ -23,14 +23,12 @@ from lora_drop.models.place import describe_device
 from lora_drop.paths import SHIPPED_PRESETS
 from lora_drop.run.report.speed import BY_CHANCE
 from lora_drop.run.results.calibration import HEAD, gain_here, speeds_here
-from lora_drop.run.results.files import PRESETS_FILE
+from lora_drop.run.results.files import PRESETS_FILE, REPEATS
 from lora_drop.run.results.store import is_setting, whole_setting
 from lora_drop.run.trace.records import PresetFigures
 
 NOT_MEASURED = "not measured on this model"
 UNMEASURED = "gentle"  # the first preset of a model without figures and corrections: accept is slow with poor drafts
-
-REPEATS = ("free_repeated_4grams", "free_repeated_4grams_baseline")
 LEAST_SAVED = 0.05  # of the K/V memory: a smaller share is not mentioned
 
 

@@ -29,11 +29,7 @@ class Group(NamedTuple):
         return [self.reuse, skipped, *([self.others] if self.others else []), trained]
 
 
-percent, nats, times = (
-    "{:.1%}".format,
-    "{:+.2f}".format,
-    "{:.2f}x".format,
-)  # of shares, losses, ratios of speeds
+percent, nats, times = "{:.1%}".format, "{:+.2f}".format, "{:.2f}x".format  # of shares, losses, ratios of speeds
 # Column, title and form of each quality.
 AGREEMENT = ("lora_steps_top1_agreement", "Same next token, LoRA steps", percent)
 NLL_GAP = ("all_steps_nll_gap", "NLL gap, all steps (nats)", nats)

@@ -21,16 +21,8 @@ from lora_drop.method.settings import settings_of
 from lora_drop.run.report.speed import GAIN, NOISY, SLOWER, is_wide
 from lora_drop.run.report.words import counted
 from lora_drop.run.results.calibration import HEAD, HEAD_PERIODS, head_config, with_speed
-from lora_drop.run.results.files import SAMPLES
-from lora_drop.run.results.preset_results import (
-    REPEATS,
-    Measured,
-    credible_speed,
-    reads_well,
-    regret_of,
-    row_reads,
-    verdict_of,
-)
+from lora_drop.run.results.files import REPEATS, SAMPLES
+from lora_drop.run.results.preset_results import Measured, credible_speed, reads_well, regret_of, row_reads, verdict_of
 from lora_drop.run.results.prompts import SAMPLE_PROMPTS
 from lora_drop.run.results.rows import Row, is_baseline, value_of
 from lora_drop.run.results.store import whole_setting

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 from pydantic_core import from_json
 
-from lora_drop.errors import LoraDropError
+from lora_drop.errors import LoraDropError, one_line
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.paths import only_writer, write_files
 
@@ -67,11 +67,8 @@ class Kind:
         Raises:
             LoraDropError: it cannot be read, or is not what the command writes.
         """
-        try:
-            with path.open("rb") as file:
-                text = file.read(MAX_BYTES + 1)  # a device or a pipe may have no end
-        except OSError as error:
-            raise LoraDropError(f"cannot read {path.name}: {error.strerror or error}.") from None
+        with one_line(f"cannot read {path.name}"), path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1)  # a device or a pipe may have no end
         try:
             if len(text) > MAX_BYTES:
                 raise ValueError
@@ -91,6 +88,23 @@ class Kind:
             parts: the rest of what it holds.
         """
         return {**self._form, **circumstances, **parts, self.rows: []}
+
+    def write(self, folder: Path, content: Content, beside: Mapping[str, str] | None = None) -> None:
+        """Write a file's content, and further files by name: all of them or none.
+
+        Raises:
+            LoraDropError: the folder cannot be written.
+        """
+        # The JSON file last: the command goes on from it, so the others must have its rows already.
+        texts = {**(beside or {}), self.name: json.dumps(content, indent=1, allow_nan=False)}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_files({folder / name: text.rstrip("\n") + "\n" for name, text in texts.items()})
+        except OSError as error:
+            raise LoraDropError(
+                f"cannot write {self.holds} to {folder.name}: {error.strerror or error}; "
+                "the files there are as they were."
+            ) from None
 
     def writing(self, folder: Path) -> AbstractContextManager[None]:
         """Hold a folder that the command writes to. Raises LoraDropError: see `only_writer`."""
@@ -132,23 +146,10 @@ class Store:
         return next(filter(fits, self.rows), None)
 
     def write(self, rows: Iterable[Row] | None = None) -> None:
-        """Write the files, all of them or none; with `rows` in place of those so far.
-
-        Raises:
-            LoraDropError: the folder cannot be written.
-        """
+        """Write the files, with `rows` in place of those so far. Raises LoraDropError: see `Kind.write`."""
         if rows is not None:
             self.content[self.kind.rows] = list(rows)
-        # The JSON file last: the command goes on from it, so the others must have its rows already.
-        texts = {**self._beside(self.content), self.kind.name: json.dumps(self.content, indent=1, allow_nan=False)}
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_files({self.folder / name: text.rstrip("\n") + "\n" for name, text in texts.items()})
-        except OSError as error:
-            raise LoraDropError(
-                f"cannot write {self.kind.holds} to {self.folder.name}: {error.strerror or error}; "
-                "the files there are as they were."
-            ) from None
+        self.kind.write(self.folder, self.content, self._beside(self.content))
 
     def _check_same(self, before: Content) -> None:
         def part(content: Content, name: str) -> Any:

@@ -30,14 +30,8 @@ MAX_VALUES, MAX_TEXT = 10**4, 10**7  # of an object or a list in a header or a s
 MAX_DEPTH = 8  # of objects and lists in a header: deeper than any run's, and far from the limit of recursion
 TOGETHER = ("speedup", "bound", "kv_saved", "first_divergence", "top1_agreement")  # of a lane beside the baseline
 FREE = ("accepted", "tokens_per_refresh", "speedup_interval", "quality")  # further figures of a lane, None where none
-TAKEN = (
-    *TOGETHER,
-    *FREE,
-    "config",
-    "device",
-    "verdict",
-    "lanes",
-)  # keys of `run`'s JSON object: no lane has such an id
+# Keys of `run`'s JSON object: no lane has such an id.
+TAKEN = (*TOGETHER, *FREE, "config", "device", "verdict", "lanes")
 
 KINDS = get_args(StepKind)
 

@@ -20,13 +20,7 @@ import gradio as gr
 
 from lora_drop.adapters.find import bank_facts, config_fingerprint
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.measure.point import (
-    Point,
-    Stopped,
-    circumstances,
-    describe_prompts,
-    measure,
-)
+from lora_drop.evaluation.measure.point import Point, Stopped, circumstances, describe_prompts, measure
 from lora_drop.evaluation.measure.texts import Answers, own_answers
 from lora_drop.evaluation.sweep import check_grid, grid, with_row
 from lora_drop.method.config import LoraDropConfig, default_range

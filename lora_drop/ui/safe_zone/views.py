@@ -5,7 +5,6 @@ Python decides every word, colour and mark; the page's scripts draw them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from lora_drop.method import paper
@@ -13,7 +12,7 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.quality import CRITERION
 from lora_drop.run.exports.figures.sweep import PANELS, pareto
 from lora_drop.run.results.preset_results import reads_well
-from lora_drop.run.results.rows import QUALITIES, Group, Row, group_of, is_baseline, value_of
+from lora_drop.run.results.rows import QUALITIES, Group, Row, group_of, is_baseline, value_of, written
 from lora_drop.run.results.safe_zone import (
     PROMPT,
     Band,
@@ -213,7 +212,7 @@ def _paper_words(ratios: list[float], periods: list[int]) -> list[str]:
 class Figure(Scripted):
     """A figure in both themes and for two widths, so that the page follows both without a request.
 
-    The value is a result of `drawn`, or a text that says why the figure is empty.
+    The value is a result of `pareto_of`, or a text that says why the figure is empty.
     """
 
     TEMPLATE, MOUNT = "figure.html", "mountFigure(element, props, watch)"
@@ -230,29 +229,9 @@ def progress_value(kind: str, text: str, done: int = 0, total: int = 1) -> dict[
     return {"kind": kind, "text": text, "done": done, "total": total}
 
 
-def drawn(title: str, note: str, rows: list[dict[str, Any]], draw: Callable[[str, bool], str]) -> dict[str, Any]:
-    """Value of a figure: the SVG of `draw(theme, narrow)` in every variant, and its rows as the texts of a table."""
-    variants = {
-        name: {theme: draw(theme, name == "narrow") for theme in ("light", "dark")} for name in ("wide", "narrow")
-    }
-
-    def text(row: dict[str, Any], name: str, form: Callable[[float], str]) -> str:
-        return "–" if row.get(name) is None else form(row[name])
-
-    columns = ["Rule", "Part", "Adapters", "Also set", "Drop ratio", "Period", *(panel[1] for panel in PANELS)]
-    table = [
-        [
-            *(part or "–" for part in group_of(row)),
-            *(f"{row[name]:g}" for name in ("drop_ratio", "period")),
-            *(text(row, name, form) for name, _, form in PANELS),
-        ]
-        for row in rows
-    ]
-    return {"title": title, "note": note, "columns": columns, "rows": table} | variants
-
-
 def pareto_of(sweep: Sweep | None, quality: str) -> dict[str, Any] | str:
-    """Value of the Pareto figure, with another quality if the sweep does not have this one."""
+    """Value of the Pareto figure, with another quality if the sweep does not have this one: its SVG in every variant,
+    and its rows as the texts of a table."""
     if not sweep or not sweep["rows"]:
         return NO_POINTS
     if not any(value_of(row, "speedup") for row in sweep["rows"]):
@@ -261,9 +240,17 @@ def pareto_of(sweep: Sweep | None, quality: str) -> dict[str, Any] | str:
     if measured and quality not in measured:
         quality = measured[0]  # an older sweep has no free answers, a sweep of the page no reference texts
     note = f"{measured_on(sweep)} The paper's own points are marked as the paper's: other models, second-hand."
-    return drawn(
-        "Speed against quality, all rules",
-        note,
-        sweep["rows"],
-        lambda theme, narrow: pareto(sweep, quality, theme, narrow),
-    )
+    columns = ["Rule", "Part", "Adapters", "Also set", "Drop ratio", "Period", *(panel[1] for panel in PANELS)]
+    table = [
+        [
+            *(part or "–" for part in group_of(row)),
+            *(f"{row[name]:g}" for name in ("drop_ratio", "period")),
+            *(written(row, name, form) for name, _, form in PANELS),
+        ]
+        for row in sweep["rows"]
+    ]
+    variants = {
+        name: {theme: pareto(sweep, quality, theme, name == "narrow") for theme in ("light", "dark")}
+        for name in ("wide", "narrow")
+    }
+    return {"title": "Speed against quality, all rules", "note": note, "columns": columns, "rows": table} | variants

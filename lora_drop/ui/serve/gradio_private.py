@@ -268,12 +268,7 @@ def session_of(visitor: gr.Request | None) -> str | None:
 
 def answers_to_mistakes() -> dict[Any, Any]:
     """The app's exception handlers for unreadable requests."""
-    return {
-        RequestValidationError: _unreadable,
-        FnIndexInferError: _unknown,
-        KeyError: _unknown,
-        TypeError: _unknown,
-    }
+    return {RequestValidationError: _unreadable, **dict.fromkeys((FnIndexInferError, KeyError, TypeError), _unknown)}
 
 
 async def _unreadable(request: Request, error: RequestValidationError) -> JSONResponse:

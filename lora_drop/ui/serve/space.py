@@ -23,7 +23,6 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import gradio as gr
@@ -32,6 +31,7 @@ import torch
 from lora_drop.errors import LoraDropError
 from lora_drop.models.load import LoadedModel, ModelInfo, with_eager_steps
 from lora_drop.models.place import on_zero_gpu
+from lora_drop.run.exports.replay_space import is_web
 from lora_drop.run.request import Plan, Request, plan
 from lora_drop.run.trace.records import BASELINE, Record
 from lora_drop.ui.serve.environment import positive_number
@@ -201,11 +201,7 @@ def line_of(error: gr.Error) -> str:
 def replay_url() -> str | None:
     """Address of the recorded runs (LORA_DROP_REPLAY_URL); None unless it is a web address."""
     address = os.environ.get("LORA_DROP_REPLAY_URL", "").strip()
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        return None
-    return address if parts.scheme in ("http", "https") and parts.netloc and not set(address) & set(' "<>') else None
+    return address if is_web(address) and not set(address) & set(' "<>') else None
 
 
 def _recorded() -> str:

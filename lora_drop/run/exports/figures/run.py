@@ -9,6 +9,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from lora_drop.errors import LoraDropError
@@ -184,8 +185,6 @@ def _race(run: Run, box: Box) -> float:
     keys = [
         Key("accepted" if verifies else "tokens", "lora-drop"),
         Key("after the first had finished", "lora-drop", "line"),
-    ]
-    keys += [
         Key("LoRA step", "lora-drop", opacity=0.35),
         Key("full step", "refresh"),
         Key("every layer", "baseline", opacity=0.6),
@@ -297,7 +296,7 @@ def _drift(run: Run, box: Box) -> float:
     band = _placed(axes, highs) + _placed(axes, lows)[::-1]
     svg.line(band, "none", 0, fill=svg.color(tints[main][1]), fill_opacity=0.2)
     for lane, points in sorted(means.items(), key=lambda item: item[0] == main):  # the main one over the others
-        svg.line(_placed(axes, _thinned(points, _mean)), tints[lane][1], 1.75 if lane == main else 1.25)
+        svg.line(_placed(axes, _thinned(points, fmean)), tints[lane][1], 1.75 if lane == main else 1.25)
     full = [point for point in means[main] if trace.steps[main][point[0]].kind == "refresh"]
     if len(full) <= MOST_POINTS / 2:
         for x, y in _placed(axes, full):
@@ -401,10 +400,6 @@ def _parts(run: Run, box: Box) -> float:
 
 def _drifts(audit: AuditRecord) -> list[float]:
     return [value for value in audit.drift if value is not None]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _placed(axes: Axes, points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from lora_drop.errors import LoraDropError
+from lora_drop.errors import LoraDropError, one_line
 from lora_drop.method import paper
 from lora_drop.method.cost import human_bytes
 from lora_drop.method.frontier import frontier
@@ -56,15 +56,10 @@ def write_figures(sweep: dict[str, Any], folder: Path, theme: str = "light") -> 
     """
     chosen = groups(sweep) or [Group("any rule", "any part", "none", "")]
     drawn = {f"map-{number}.svg": sweep_map(sweep, group, theme) for number, group in enumerate(chosen, start=1)}
-    return _write(drawn | {f"pareto-{quality}.svg": pareto(sweep, quality, theme) for quality in QUALITIES}, folder)
-
-
-def _write(drawn: dict[str, str], folder: Path) -> list[Path]:
-    try:
+    drawn |= {f"pareto-{quality}.svg": pareto(sweep, quality, theme) for quality in QUALITIES}
+    with one_line(f"cannot write the figures to {folder.name}"):
         folder.mkdir(parents=True, exist_ok=True)
         write_files({folder / name: svg for name, svg in drawn.items()})
-    except OSError as error:
-        raise LoraDropError(f"cannot write the figures to {folder.name}: {error.strerror or error}.") from None
     return [folder / name for name in drawn]
 
 
@@ -137,14 +132,8 @@ def _add_map(
             svg.text(place.x + place.width / 2, y + 28, text, size, fill, text_anchor="middle")
     for column, ratio in enumerate(ratios):
         svg.text(left + across * (column + 0.5), bottom + 18, f"{ratio:g}", 13, "muted", text_anchor="middle")
-    svg.text(
-        left + (box.width - 40) / 2,
-        bottom + 36,
-        "across: drop ratio p, up: period w",
-        13,
-        "muted",
-        text_anchor="middle",
-    )
+    middle = left + (box.width - 40) / 2
+    svg.text(middle, bottom + 36, "across: drop ratio p, up: period w", 13, "muted", text_anchor="middle")
     safe = (
         sum(ratio <= paper.SAFE_DROP_RATIO for ratio in ratios),
         sum(period - 1 <= paper.SAFE_K for period in periods),
