@@ -22,8 +22,8 @@ def wheel(tmp_path_factory) -> Path:
     return next(out.glob("*.whl"))
 
 
-def install(wheel: Path, folder: Path, without: re.Pattern[str] | None = None) -> Path:
-    """A venv with the wheel; the other packages are links to this venv's, but for those that are named."""
+def install(folder: Path, *packages: str | Path, without: re.Pattern[str] | None = None) -> Path:
+    """A venv with these packages; the others are links to this venv's, but for those that are named."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     target = next(folder.glob("lib/python*/site-packages"))
     for place in (Path(path) for path in sys.path if path.endswith("site-packages")):
@@ -32,7 +32,7 @@ def install(wheel: Path, folder: Path, without: re.Pattern[str] | None = None) -
             if not hidden and not (target / entry.name).exists():
                 (target / entry.name).symlink_to(entry)
     python = folder / "bin" / "python"
-    uv = [sys.executable, "-m", "uv", "pip", "install", "--offline", "--no-deps", "--python", python, wheel]
+    uv = [sys.executable, "-m", "uv", "pip", "install", "--offline", "--no-deps", "--python", python, *packages]
     subprocess.run(uv, check=True)
     launcher = folder / "bin" / "accelerate"  # as its wheel brings it
     launcher.write_text(f"#!{python}\nfrom accelerate.commands.accelerate_cli import main\nmain()\n")
@@ -43,10 +43,10 @@ def install(wheel: Path, folder: Path, without: re.Pattern[str] | None = None) -
 @pytest.fixture(scope="session")
 def bare(wheel, tmp_path_factory) -> Path:
     """The programs of a venv with the wheel and no extra."""
-    return install(wheel, tmp_path_factory.mktemp("bare") / "venv", without=PAGE)
+    return install(tmp_path_factory.mktemp("bare") / "venv", wheel, without=PAGE)
 
 
 @pytest.fixture(scope="session")
 def programs(wheel, tmp_path_factory) -> Path:
     """The programs of a venv with the wheel and all extras."""
-    return install(wheel, tmp_path_factory.mktemp("whole") / "venv")
+    return install(tmp_path_factory.mktemp("whole") / "venv", wheel)

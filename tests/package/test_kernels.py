@@ -183,7 +183,7 @@ def test_without_a_compiler_a_wheel_runs_its_own_kernels(tmp_path):
     """In a folder with spaces and umlauts, which cannot be written; and where its library is another platform's."""
     wheel = wheels.build_wheel(wheels.PLATFORMS["linux-x86_64"], library_of("linux-x86_64"), tmp_path)
     assert re.search(r"-py3-none-manylinux_2_17_x86_64\.whl$", wheel.name)
-    programs = install(wheel, tmp_path / "mit Leerzeichen und Ümläuten")
+    programs = install(tmp_path / "mit Leerzeichen und Ümläuten", wheel)
     (package,) = programs.parent.glob("lib/python*/site-packages/lora_drop/decode/native")
     package.chmod(0o555)
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "CC")}

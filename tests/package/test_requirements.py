@@ -21,6 +21,10 @@ def test_the_tests_have_the_lm_eval_that_the_extra_names():
     assert set(PROJECT["optional-dependencies"]["benchmark"]) <= set(lines)
 
 
+def test_the_next_transformers_may_be_installed():
+    assert space_folder.allowed(REQUIREMENTS, "huggingface_hub", "2.4.0"), "transformers 5.25 needs it"
+
+
 def test_zero_gpu_has_what_is_asked_for():
     assert space_folder.allowed(REQUIREMENTS, "torch", space_folder.ZERO_GPU_TORCH)
     oldest = PROJECT["requires-python"].removeprefix(">=").split(".")
