@@ -88,6 +88,16 @@ def one_line(doing: str, advice: str = "") -> Iterator[None]:
         raise LoraDropError(f"{doing}: {error.strerror or error}.{advice and ' '}{advice}") from None
 
 
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turn what goes wrong in the block, which reads a file of text, into a LoraDropError of one line."""
+    with one_line(f"cannot read {name}"):
+        try:
+            yield
+        except UnicodeDecodeError:
+            raise LoraDropError(f"{name} is not UTF-8 text.") from None
+
+
 def first_mistake(error: ValidationError) -> str:
     """The first mistake in a pydantic error, as `field: reason`."""
     first = error.errors(include_url=False, include_input=False)[0]

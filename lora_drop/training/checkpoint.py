@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from lora_drop.adapters.bank import CHECKPOINT_BANK, CHECKPOINTS, AdapterBank
-from lora_drop.errors import LoraDropError
+from lora_drop.errors import LoraDropError, first_line
 from lora_drop.paths import sync
 
 CHECKPOINT = CHECKPOINTS[0]
@@ -64,6 +64,5 @@ def read_state(out: Path, device: torch.device) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(folder / STATE, map_location=device, weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LoraDropError(f"the checkpoint in {out.name} cannot be read: {first}") from None
+        raise LoraDropError(f"the checkpoint in {out.name} cannot be read: {first_line(error)}") from None
     return state

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora_drop.errors import LoraDropError
+from lora_drop.errors import LoraDropError, reading
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.tokens import encode_prompt, encode_text
 from lora_drop.training.self_generate import Text, is_self_generated, read_self_generated
@@ -82,12 +82,8 @@ def read_texts(
     for path in paths:
         if path.is_char_device():
             raise LoraDropError(f"{path.name} is a device, and reading one may never end: give a file.")
-        try:
+        with reading(path.name):
             content = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise LoraDropError(f"{path.name} is not UTF-8 text.") from None
-        except OSError as error:
-            raise LoraDropError(f"cannot read {path.name}: {error.strerror or error}.") from None
         if is_self_generated(content):
             tokens += read_self_generated(path, loaded)
             continue

@@ -27,7 +27,6 @@ from lora_drop.run.results.preset_results import (
     preset_words,
     row_reads,
 )
-from lora_drop.run.results.rows import Row
 from lora_drop.run.results.store import whole_setting
 from lora_drop.ui.controls import control_values
 from lora_drop.ui.serve.calibration import calibrates
@@ -66,15 +65,6 @@ def train_command(model: str) -> str:
         f"python -m lora_drop train --model {shlex.quote(model)} --self-generate 500 "
         f"--out {'assets/adapters/' if CHECKOUT else ''}{folder}-residual-block"
     )
-
-
-def _sweep_rows(revision: str) -> list[Row]:
-    """Rows of the stored sweep; none if it is of other weights or cannot be read."""
-    try:
-        sweep = SWEEP.read(SHIPPED_SWEEP)
-    except LoraDropError:
-        return []
-    return sweep["rows"] if sweep["model"].get("revision") == revision else []
 
 
 def page_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
@@ -141,7 +131,7 @@ def preset_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
             for name, preset in presets_for(loaded.id).items()
         ],
         "head": _head(speeds.get(HEAD)),
-        "forecast": forecast_facts(measured, _sweep_rows(loaded.revision), loaded.num_layers),
+        "forecast": forecast_facts(measured, SWEEP.rows_of(loaded.revision, SHIPPED_SWEEP), loaded.num_layers),
     }
 
 

@@ -11,7 +11,7 @@ from lora_drop.method.presets import presets_for
 from lora_drop.models.place import describe_device
 from lora_drop.paths import SHIPPED_SWEEPS
 from lora_drop.run.results.calibration import HEAD, SPEEDS, head_config, timed_here, with_speed
-from lora_drop.run.results.files import SWEEP
+from lora_drop.run.results.files import SAMPLES, SWEEP
 from lora_drop.run.results.preset_results import Measured, reads_well
 from lora_drop.run.results.safe_zone import (
     PROMPT,
@@ -19,7 +19,6 @@ from lora_drop.run.results.safe_zone import (
     best_of,
     head_words,
     measures_of,
-    read_samples,
     setting_of,
     stops_of,
 )
@@ -238,5 +237,5 @@ def test_without_measurements_there_is_no_dial(tmp_path):
     assert [stop.sample for stop in from_sweep] == ["full", None]
     for broken in ("", "[]", '{"model": 3}', '{"model": {"revision": "r"}, "samples": [{"prompt": 3}]}'):
         (tmp_path / "samples.json").write_text(broken)
-        assert read_samples("r", tmp_path / "samples.json") == []
-    assert read_samples("r", tmp_path / "none.json") == []
+        assert SAMPLES.rows_of("r", tmp_path / "samples.json") == []
+    assert SAMPLES.rows_of("r", tmp_path / "none.json") == []

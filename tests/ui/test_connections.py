@@ -37,7 +37,7 @@ def test_connections_leave_descriptors_for_the_rest(monkeypatch):
         monkeypatch.setattr(resource, "getrlimit", lambda which, both=(soft, hard): both)
         assert connections_that_fit(Limits(connections=1000)) == most
     assert (1128, 4096) in found, "the process takes what the system lets it have"
-    assert connections.OWN == 64
+    assert connections.RESERVED == 64
 
 
 @pytest.mark.parametrize(("hops", "fit"), [(0, 10), (1, 20)])

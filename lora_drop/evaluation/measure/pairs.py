@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from lora_drop.errors import LoraDropError
+from lora_drop.errors import LoraDropError, reading
 
 MAX_LINE = 2**26  # characters of a record
 
@@ -28,21 +28,16 @@ def _read(path: str | Path, fields: tuple[str, ...], limit: int | None) -> Itera
         LoraDropError: the file cannot be read, a line is not JSON or lacks a field, or there is no record.
     """
     path, count = Path(path), 0
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE), ""), start=1):
-                if len(line) == MAX_LINE:  # a device may have no end
-                    raise LoraDropError(f"{path.name}, line {number}: this is too long for a record.")
-                if not line.strip():
-                    continue
-                if limit is not None and count >= limit:
-                    return
-                yield _texts(line, f"{path.name}, line {number}", fields)
-                count += 1
-    except OSError as error:
-        raise LoraDropError(f"cannot read {path.name}: {error.strerror or error}.") from None
-    except UnicodeDecodeError:
-        raise LoraDropError(f"{path.name} is not UTF-8 text.") from None
+    with reading(path.name), path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE), ""), start=1):
+            if len(line) == MAX_LINE:  # a device may have no end
+                raise LoraDropError(f"{path.name}, line {number}: this is too long for a record.")
+            if not line.strip():
+                continue
+            if limit is not None and count >= limit:
+                return
+            yield _texts(line, f"{path.name}, line {number}", fields)
+            count += 1
     if not count:
         raise LoraDropError(f"{path.name} holds no record.")
 

@@ -109,10 +109,8 @@ def measured_presets(
         LoraDropError: the file is broken.
     """
     path = path or SHIPPED_PRESETS / PRESETS_FILE.name
-    if not path.exists():
-        return Measured(missing=NOT_MEASURED)
-    content = PRESETS_FILE.read(path)
-    if content["model"]["revision"] != revision:
+    content = PRESETS_FILE.read(path) if path.exists() else None
+    if content is None or content["model"]["revision"] != revision:
         return Measured(missing=NOT_MEASURED)
     rows: dict[str, dict[str, Any]] = {}
     bare: dict[str, dict[str, Any]] = {}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lora_drop.errors import LoraDropError
@@ -21,7 +20,7 @@ from lora_drop.method.settings import settings_of
 from lora_drop.run.report.speed import GAIN, NOISY, SLOWER, is_wide
 from lora_drop.run.report.words import counted
 from lora_drop.run.results.calibration import HEAD, HEAD_PERIODS, head_config, with_speed
-from lora_drop.run.results.files import REPEATS, SAMPLES
+from lora_drop.run.results.files import REPEATS
 from lora_drop.run.results.preset_results import Measured, credible_speed, reads_well, regret_of, row_reads, verdict_of
 from lora_drop.run.results.prompts import SAMPLE_PROMPTS
 from lora_drop.run.results.rows import Row, is_baseline, value_of
@@ -366,15 +365,6 @@ def _head_stop(here: Row | None, full: str | None) -> Stop:
     period = whole_setting(here["config"])["period"] if here else HEAD_PERIODS[0]
     words = f"No layer is skipped and every guess is checked: the full model's own text. It {gain_of(row)}."
     return Stop(COMPARISONS[HEAD].lane, words, head_config(period), full, True)
-
-
-def read_samples(revision: str, path: Path) -> list[dict[str, Any]]:
-    """Read the samples that these weights wrote; none of other weights, or if the file cannot be read."""
-    try:
-        content = SAMPLES.read(path)
-    except LoraDropError:
-        return []
-    return content["samples"] if content["model"]["revision"] == revision else []
 
 
 def _of_presets(measured: Measured, samples: list[dict[str, Any]], speeds: dict[str, Row]) -> Iterator[Row]:

@@ -80,6 +80,15 @@ class Kind:
             raise LoraDropError(f"{path.name} is not a {self.name} of the {self.command} command.") from None
         return content
 
+    def rows_of(self, revision: str, path: Path) -> list[Row]:
+        """The rows of a file that these weights gave; none of other weights, or if the file cannot be read."""
+        try:
+            content = self.read(path)
+        except LoraDropError:
+            return []
+        rows: list[Row] = content[self.rows] if content.get("model", {}).get("revision") == revision else []
+        return rows
+
     def begin(self, circumstances: Content, **parts: Any) -> Content:
         """The content of a file without rows.
 

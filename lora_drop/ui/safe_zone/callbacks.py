@@ -33,7 +33,7 @@ from lora_drop.run.results.files import SAMPLES, SWEEP
 from lora_drop.run.results.preset_results import Measured, measured_presets, regret_of
 from lora_drop.run.results.prompts import EXAMPLES
 from lora_drop.run.results.rows import QUALITIES, Group, group_of, groups
-from lora_drop.run.results.safe_zone import answer_of, are_timed, rank_of, read_samples, stops_of
+from lora_drop.run.results.safe_zone import answer_of, are_timed, rank_of, stops_of
 from lora_drop.ui.components import error_line
 from lora_drop.ui.facts import SHIPPED_SWEEP
 from lora_drop.ui.safe_zone.views import Sweep, dial_of, map_of, pareto_of, progress_value
@@ -205,7 +205,7 @@ class SafeZone:
             measured = Measured()  # the Run tab reports the broken file
         timed = timed_here(measured.rows.values(), measured.about, info)
         measured = dataclasses.replace(measured, rows=dict(zip(measured.rows, timed, strict=True)))
-        samples, (stored, _) = read_samples(info.revision, SHIPPED_SAMPLES), self.stored_for(info.revision)
+        samples, (stored, _) = SAMPLES.rows_of(info.revision, SHIPPED_SAMPLES), self.stored_for(info.revision)
         return dial_of(stops_of(measured, samples, stored, speeds_here(info), _has_head(info)))
 
     def note(self, revision: str) -> str:

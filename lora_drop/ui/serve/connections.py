@@ -23,7 +23,7 @@ from lora_drop.ui.serve.policy import Limits, Policy
 
 HEAD_SECONDS = 20.0  # time for a request's head to arrive; up to twice that for later requests of a connection
 WRITE_SECONDS, WRITE_BYTES = 20.0, 20_000  # an answer that waits for its reader must shrink by so much in that time
-OWN = 64  # descriptors that the server itself needs: files, libraries, the model
+RESERVED = 64  # descriptors that the server itself needs: files, libraries, the model
 BUSY = b'{"detail":"This app has too many connections: try again in a moment."}'
 ANSWER = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\nRetry-After: 5\r\n"
@@ -38,14 +38,14 @@ def connections_that_fit(limits: Limits) -> int:
     except ImportError:  # not a Unix
         return limits.connections
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = limits.connections + 2 * OWN
+    wanted = limits.connections + 2 * RESERVED
     if soft < wanted:
         soft = min(wanted, hard) if hard != resource.RLIM_INFINITY else wanted
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         except (OSError, ValueError):
             soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return max(8, min(limits.connections, soft - OWN - soft // 8))
+    return max(8, min(limits.connections, soft - RESERVED - soft // 8))
 
 
 def guard_connections(policy: Policy, counters: Counters) -> None:

@@ -244,9 +244,8 @@ class Blocks(gr.Blocks):
             return await super().process_api(*args, **kwargs)
         except gr.Error as error:
             request = kwargs.get("request")
-            for sample in (
-                request if isinstance(request, list) else [request]
-            ):  # a batch has one request for each sample
+            # A batch has one request for each sample.
+            for sample in request if isinstance(request, list) else [request]:
                 if not error.print_exception and sample is not None and sample.request is not None:
                     sample.request.scope[MISTAKE] = True
             raise
