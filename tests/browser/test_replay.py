@@ -13,6 +13,7 @@ from lora_drop.run.report.speed import speedup_words
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.trace import Trace, gather
+from tests.support.made import hostile
 from tests.support.page import CONFIG, figure, pane_text, save
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
@@ -71,19 +72,7 @@ def test_it_is_as_dark_as_its_reader_wants(trace, open_replay):
 
 
 def test_hostile_texts_stay_text(trace, open_replay):
-    hostile = dataclasses.replace(
-        trace.header,
-        prompt=HOSTILE,
-        lanes=[lane | {"label": f"{HOSTILE}: {HOSTILE}"} for lane in trace.header.lanes],
-        model=trace.header.model | {"id": HOSTILE},
-        device=trace.header.device | {"name": HOSTILE, "decoder": HOSTILE},
-        sampling=trace.header.sampling | {"notes": [HOSTILE], "view": HOSTILE},
-    )
-    written = Trace(hostile)
-    for record in list(trace.records())[1:]:
-        changes = {name: HOSTILE for name in ("text", "argmax_text") if hasattr(record, name)}
-        written.add(dataclasses.replace(record, **changes))
-    page = open_replay(written)
+    page = open_replay(hostile(trace, HOSTILE))
     assert pane_text(page, 0) == HOSTILE * 40
     page.hover(".ld-pane[data-lane='1'] .ld-token >> nth=1")
     wait_drawn(page)

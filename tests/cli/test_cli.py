@@ -108,9 +108,8 @@ def test_as_a_process(tmp_path):
     good = process(*RUN, "--json")
     assert good.returncode == 0 and json.loads(good.stdout)["speedup"]
     bad = process("run", "--prompt", "word " * 9000, "--dtype", "float32")  # the bundled model's own tokenizer
-    assert bad.returncode == 2 and len(bad.stderr.splitlines()) == 1 and "context of 8192" in bad.stderr
-    bad = process(*RUN, "--period", "0")
-    assert bad.returncode == 2 and bad.stdout == "" and len(bad.stderr.splitlines()) == 1
+    assert bad.returncode == 2 and bad.stdout == "" and "context of 8192" in bad.stderr
+    assert len(bad.stderr.splitlines()) == 1
 
 
 def test_a_result_that_cannot_be_written_is_one_line(tmp_path):

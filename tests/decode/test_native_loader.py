@@ -27,9 +27,19 @@ pytestmark = pytest.mark.skipif(library() is None, reason="there is no C compile
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_builds():
-    """What is built here is looked at and not run: no time goes into making it fast."""
+    """Build without optimisation, and the same sources with the same flags once: the libraries are not run."""
+    libraries, compile_library = {}, loader.compile_library
+
+    def compile_once(compiler, flags, target):
+        key = loader._checksum(compiler, tuple(flags))
+        if key not in libraries:
+            compile_library(compiler, flags, target)
+            libraries[key] = target.read_bytes()
+        target.write_bytes(libraries[key])
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loader, "FLAGS", tuple("-O0" if flag == "-O3" else flag for flag in loader.FLAGS))
+        patch.setattr(loader, "compile_library", compile_once)
         yield
 
 

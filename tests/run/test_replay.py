@@ -1,6 +1,5 @@
 """The replay's file, read as text; tests/browser/test_replay.py opens it."""
 
-import dataclasses
 import html
 import json
 import re
@@ -26,7 +25,7 @@ from lora_drop.run.trace.trace import Trace, gather, read_trace
 from lora_drop.run.wire import FIGURES
 from lora_drop.ui import components
 from tests.support.elements import Elements
-from tests.support.made import gathered, header, rejecting, step
+from tests.support.made import gathered, header, hostile, rejecting, step
 
 HOSTILE = (
     "</script><SCRIPT>alert(1)</SCRIPT><!--<script>${alert(2)}<img src=x onerror=alert(3)>'\"{{run}}\u2028\ud800\x00"
@@ -37,23 +36,6 @@ CONFIG = LoraDropConfig(period=3, layers=(1, 4), drop_ratio=1.0)
 @pytest.fixture(scope="module")
 def trace(tiny) -> Trace:
     return gather(run(tiny, Request("Why?", CONFIG, 12, ignore_eos=True, compare="skip")))
-
-
-@pytest.fixture(scope="module")
-def hostile(trace) -> Trace:
-    header = dataclasses.replace(
-        trace.header,
-        prompt=HOSTILE,
-        lanes=[lane | {"label": HOSTILE} for lane in trace.header.lanes],
-        model=trace.header.model | {"id": HOSTILE},
-        device=trace.header.device | {"name": HOSTILE},
-        sampling=trace.header.sampling | {"notes": [HOSTILE, HOSTILE], "view": HOSTILE},
-    )
-    written = Trace(header)
-    for record in list(trace.records())[1:]:
-        changes = {name: HOSTILE for name in ("text", "argmax_text") if hasattr(record, name)}
-        written.add(dataclasses.replace(record, **changes))
-    return written
 
 
 def run_in(page: str) -> str:
@@ -146,8 +128,8 @@ def test_lanes_take_turns_and_an_audit_follows_its_step():
     assert wire_text(gather(trace.records())) == wire_text(trace)
 
 
-def test_hostile_texts_add_no_element(trace, hostile):
-    page, plain = replay_html(hostile), replay_html(trace)
+def test_hostile_texts_add_no_element(trace):
+    page, plain = replay_html(hostile(trace, HOSTILE)), replay_html(trace)
     page.encode("utf-8")
     ours, theirs = ([tag for tag, _ in Elements(text).found] for text in (page, plain))
     assert ours == theirs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -324,9 +325,11 @@ def test_the_sentence_of_each_kind():
     check_golden("verdict", written)
 
 
+ASKED = ("Explain why the sky is blue.", "Write a short story about a lighthouse keeper.")
+
+
 @pytest.mark.full
-@pytest.mark.parametrize("prompt", ["Explain why the sky is blue.", "Write a short story about a lighthouse keeper."])
-@pytest.mark.parametrize("name", list(presets_for("bundled:x")))
+@pytest.mark.parametrize(("name", "prompt"), zip(presets_for("bundled:x"), cycle(ASKED)))
 def test_the_presets_on_the_bundled_model(bundled, name, prompt):
     config = preset_named(name, bundled.id).config
     trace = gather(run(bundled, Request(prompt, config, 48, compare="bare")))

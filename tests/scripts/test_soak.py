@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections import Counter
 from contextlib import aclosing
 from types import SimpleNamespace
@@ -45,9 +46,9 @@ def test_eight_visitors_get_what_a_single_user_gets():
     figures = asyncio.run(soak(8, seed=0, visits=3, long=600))
     assert figures["failures"] == []
     assert set(figures["visits"]) == set(KINDS), "every kind of visit was made"
-    assert figures["compared_answers"] > 40 and figures["compared_starts"] > 5 and figures["repeated"] >= 10
+    assert figures["compared_answers"] > 40 and figures["repeated"] >= 10
+    assert figures["compared_starts"] + figures["stopped_too_late"] + figures["no_longer_kept"] > 5
     assert {name for name in figures["compared"] if "repeated" in name} == {"repeated, race", "repeated, lock-step"}
-    assert figures["waited"] > 0 and figures["moved_up"] > 0 and figures["worst_place"] > 0, "who waits sees a place"
     before, after = figures["before"], figures["after"]
     assert after["threads"] <= before["threads"] and after["files"] <= before["files"]
     assert after["temporary"] == [] and len(figures["memory_kb"]) == 2
@@ -208,6 +209,29 @@ async def until(true):
     pytest.fail("it never came")
 
 
+def test_who_waits_sees_a_place_that_moves_up(in_process, cases, monkeypatch):
+    """Four ask while the first run is held."""
+    goes_on = threading.Event()
+
+    def held(*args):
+        assert goes_on.wait(60)
+        yield from run(*args)
+
+    monkeypatch.setattr(callbacks, "run", held)
+    _, visitor = in_process(cases)
+    log = visitor.log
+
+    async def come():
+        async with visitor.soak.client() as visitor.http, asyncio.TaskGroup() as group:
+            for number in range(1, 5):
+                group.create_task(visitor.answer(cases[2]))
+                await until(lambda number=number: len(log.runs) == number)
+            goes_on.set()
+
+    asyncio.run(come())
+    assert log.waited >= 2 and log.moved >= 1 and log.worst_place >= 2 and log.compared[cases[2].name] == 4
+
+
 @pytest.mark.parametrize("function", ["generate", "page"])
 def test_a_run_ends_when_its_visitor_vanishes(in_process, tiny, cases, monkeypatch, function):
     """The connection is dropped in the middle: the run is closed after its step, and the next visitor is served."""
@@ -304,7 +328,7 @@ def test_an_opened_trace_leaves_the_disk(in_process, cases, tiny):
 @pytest.mark.timeout(1500)  # it ends by itself, in some 4 minutes; where others have the cores, in more
 def test_two_minutes_of_many_visitors():
     """`make soak`, shorter, one in five hostile: too short for the memory's slope, long enough for all the rest."""
-    command = [sys.executable, "-m", "scripts.soak", "--minutes", "2", "--visitors", "20", "--warm-up", "20"]
+    command = [sys.executable, "-m", "scripts.soak", "--minutes", "2", "--visitors", "20", "--warm-up", "5"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     figures = json.loads(done.stdout.splitlines()[-1])

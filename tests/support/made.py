@@ -87,6 +87,24 @@ def summary(lanes: tuple[str, ...] = (BASELINE, LORA_DROP), own: dict[str, Any] 
     return Summary(**{"lanes": dict.fromkeys(lanes, own), **values} | more)
 
 
+def hostile(trace: Trace, text: str) -> Trace:
+    """The trace with `text` for each of its texts that others can write."""
+    written = Trace(
+        dataclasses.replace(
+            trace.header,
+            prompt=text,
+            lanes=[lane | {"label": f"{text}: {text}"} for lane in trace.header.lanes],
+            model=trace.header.model | {"id": text},
+            device=trace.header.device | {"name": text, "decoder": text},
+            sampling=trace.header.sampling | {"notes": [text, text], "view": text},
+        )
+    )
+    for record in list(trace.records())[1:]:
+        changes = {name: text for name in ("text", "argmax_text") if hasattr(record, name)}
+        written.add(dataclasses.replace(record, **changes))
+    return written
+
+
 def gathered(header: Record, *records: Record) -> Trace:
     """A trace of these records."""
     assert isinstance(header, Header)

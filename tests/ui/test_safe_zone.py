@@ -67,7 +67,7 @@ def test_what_cannot_be_measured_is_refused_in_a_line(tiny):
         ),
         ("between 0 and 1", "2", "2", "residual", "auto"),
         ("period must be", "0.5", "0", "residual", "auto"),
-        ("periods must be numbers", "0.5", "2.5", "residual", "auto"),
+        *(("periods must be numbers", "0.5", wrong, "residual", "auto") for wrong in ("", "2.5")),
         ("are 500 points; the page measures at most 16", many, ",".join(map(str, range(1, 21))), "residual", "auto"),
         ("reuse must be", "0.5", "2", "magic", "auto"),
         ("adapters must be auto or none", "0.5", "2", "residual", "/etc"),

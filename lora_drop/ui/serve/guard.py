@@ -258,13 +258,13 @@ class _Body:
         try:
             async with asyncio.timeout(max(0.0, self._end - time.monotonic())):
                 message = await self.receive()
+                self._whole = not message.get("more_body", False)
                 count = len(message.get("body", b""))
                 if self.held + count > self._most:
                     raise too_large(self._most)
                 await self._pay((self.held + count) // SMALL - self.held // SMALL)
         except TimeoutError:
             raise Refused("body", 408, "The request did not arrive in time: try again.") from None
-        self._whole = not message.get("more_body", False)
         self._guard.hold(self._address, count, self.held + count)
         self.held += count
         return message
