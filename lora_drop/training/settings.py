@@ -31,7 +31,7 @@ class TrainSettings:
 
     reuse: ReuseRule = setting("residual", "reuse rule to train for")
     part: Part = setting("block", "part of a layer that is skipped: all of it, or its attention")
-    kv: KvRule = setting("skip", "K/V rule to train for")
+    kv: KvRule = setting("write", "K/V rule to train for")
     period: int | None = setting(None, "train for this period only (default: drawn)", between=(2, MAX_PERIOD))
     drop_ratio: float | None = setting(
         None, "train for this drop ratio only (default: drawn)", between=(0, 1), above=True
@@ -54,7 +54,7 @@ class TrainSettings:
     warmup: float = setting(0.05, "share of the steps that warm up", between=(0, 1))
     seed: int = setting(0, "random seed of windows, schedules and initial weights", between=(0, MAX_SEED))
     refresh: Refresh = setting(
-        "single",
+        "repair",
         "refresh to train for; with repair and kv write a LoRA step sees the full model's states up to its anchor",
     )
     drop_count: int | None = setting(
@@ -62,8 +62,8 @@ class TrainSettings:
         "how many layers of drop_order two of three batches skip, and every evaluation (default: drawn)",
         between=(1, 100_000),
     )
-    head_rank: int = setting(0, "rank of the screened head's preview; 0: none", between=(0, 100_000))
-    head_best: int = setting(2048, "tokens whose logits the screened head computes exactly", between=(1, 10**7))
+    head_rank: int = setting(192, "rank of the screened head's preview; 0: none", between=(0, 100_000))
+    head_best: int = setting(1024, "tokens whose logits the screened head computes exactly", between=(1, 10**7))
     accumulate: int = setting(1, "batches per step, on each process", between=(1, 10**6))
     decay: float | None = setting(
         None,

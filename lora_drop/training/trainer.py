@@ -157,6 +157,7 @@ class Trainer:
             gate.fill_(settings.gate)
         bank = bank.to(loaded.device, torch.float32)
         bank.base_model, bank.revision, bank.num_layers = loaded.id, loaded.revision, loaded.num_layers
+        bank.sketch = loaded.sketch
         return bank
 
     def _autocast(self) -> torch.autocast:

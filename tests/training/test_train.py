@@ -177,7 +177,7 @@ def test_no_prompt_of_a_batch_has_lora_steps_with_single_refreshes(tiny, windows
     monkeypatch.setattr(
         trainer_module, "distillation", lambda *args: prompts.append(args[3]) or (torch.zeros(()),) * 2
     )
-    run = Trainer(tiny, small(batch_size=len(windows) // 2), TrainJob(tmp_path), windows, counted)
+    run = Trainer(tiny, small(batch_size=len(windows) // 2, refresh="single"), TrainJob(tmp_path), windows, counted)
     run.prepare()
     run._first_loss(run.bank)
     assert prompts == [25]
@@ -328,6 +328,15 @@ def test_the_card_says_how_to_make_the_bank_again(tiny, windows, tmp_path):
     args = _parser().parse_args(command[3:])
     assert {name: getattr(args, name) for name in vars(settings)} == vars(settings)
     assert ([str(path) for path in args.data], args.chat) == (["a.jsonl"], ["q:a", "b:c"])
+
+
+def test_the_defaults_are_what_the_presets_run_with(tiny, windows, tmp_path):
+    settings = TrainSettings()
+    assert settings.exact and (settings.head_rank, settings.head_best) == (192, 1024)
+    trainer(tiny, windows, tmp_path / "out", small(max_tokens=192)).run(1, 1)
+    bank = AdapterBank.load(tmp_path / "out")
+    assert (bank.refresh, bank.kv) == ("repair", "write")
+    assert (bank.head.rank, bank.head.best) == (64, 258)  # all that a tiny model has
 
 
 def test_a_run_can_leave_a_screened_head(tiny, windows, tmp_path):
