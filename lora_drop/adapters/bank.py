@@ -35,7 +35,7 @@ from lora_drop.paths import drafted, sha256
 
 CHECKPOINTS = ("checkpoint", "checkpoint.old")  # of `train --out`; a kill may leave the last good one in the second
 CHECKPOINT_BANK = "adapter"  # a checkpoint's folder of the bank
-# The farthest weights that a bank fits: 4-bit rounding changes 7 to 12%, two kinds of it are up to 14% apart.
+# The farthest weights that a bank fits: Q4_1 rounding changes 9%, and Q4_0 of that is 13% off.
 NEAR = 0.15
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -238,6 +238,10 @@ class AdapterBank(Correction):
                 sums.write_text(f"{sha256(weights)}  {WEIGHTS_NAME}\n{sha256(draft)}  {CONFIG_NAME}\n")
         except (OSError, SafetensorError) as error:  # safetensors' for a full disk
             raise LoraDropError(f"the adapters cannot be written to {folder.name}: {error}") from None
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """`save` by the name that transformers' users know, beside `from_pretrained`."""
+        self.save(folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> AdapterBank:

@@ -310,7 +310,7 @@ def sketch(model: PreTrainedModel) -> str:
 
 
 def distance(first: str, second: str) -> float:
-    """The largest relative distance of the matrices of two sketches; infinity for models of another type or size."""
+    """The mean relative distance of the matrices of two sketches; infinity for models of another type or size."""
     (kind, values), (other_kind, other_values) = (text.rpartition(" ")[::2] for text in (first, second))
     if kind != other_kind:
         return math.inf
@@ -319,7 +319,7 @@ def distance(first: str, second: str) -> float:
             torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.bfloat16).float().view(4, -1)
             for text in (values, other_values)
         )
-        apart = float(((ours - theirs).norm(dim=1) / theirs.norm(dim=1)).max())
+        apart = float(((ours - theirs).norm(dim=1) / theirs.norm(dim=1)).mean())
     except (ValueError, RuntimeError):  # no sketch, or a broken one
         return math.inf
     return apart if math.isfinite(apart) else math.inf

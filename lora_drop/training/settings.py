@@ -11,8 +11,9 @@ from typing import Any, Literal
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import MAX_PERIOD, default_range
 from lora_drop.method.fields import TRAINING, checked, read_layer_order, setting
+from lora_drop.method.presets import READABLE, preset_named
 from lora_drop.method.schedule import KvRule, Part, Refresh, ReuseRule
-from lora_drop.method.settings import MAX_SEED
+from lora_drop.method.settings import BY_NAME, MAX_SEED
 
 Loss = Literal["kl", "sharp", "argmax", "text"]
 
@@ -148,6 +149,25 @@ class TrainJob:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise LoraDropError(f"--{name.replace('_', '-')} must be at least 1.")
+
+
+def run_settings(settings: TrainSettings, num_layers: int, base: str) -> dict[str, str]:
+    """The settings for a run with the bank of a training, as texts by name; those at their defaults are left out.
+
+    Args:
+        base: the model's id, for its presets.
+    """
+    config = preset_named(READABLE if settings.exact else "gentle", base).config
+    changes: dict[str, Any] = settings.rules | {"head": "screened" if settings.head_rank else "full"}
+    if settings.period:
+        changes["period"] = settings.period
+    if settings.drop_ratio:
+        changes |= {"drop_ratio": settings.drop_ratio, "drop_layers": None}
+    if settings.order:
+        count = settings.drop_count or len(config.schedule_for(num_layers).dropped)
+        changes["drop_layers"] = tuple(sorted(settings.order[:count]))
+    config = config.replace(**changes)
+    return {name: BY_NAME[name].kind.write(getattr(config, name)) for name in config.differences()}
 
 
 def reproduce(settings: TrainSettings, job: TrainJob, model: str) -> str:

@@ -225,6 +225,16 @@ def test_the_command_leaves_a_bank_that_run_takes(tmp_path, capsys):
     small = ["--length", "32", "--batch-size", "2", "--max-tokens", "200", "--rank", "4", "--json"]
     assert main([*base, *small]) == 0
     result = json.loads(capsys.readouterr().out)
+    assert main(["train", "--resume", *base[1:], *small[:-1]]) == 0
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert command[:4] == ["python", "-m", "lora_drop", "run"] and command[-1] == str(tmp_path / "out")
+    capsys.readouterr()
+    assert main([*command[3:], "--max-new-tokens", "4", "--no-own-repeats", "--dtype", "float32", "--json"]) == 0
+    captured = capsys.readouterr()
+    config = json.loads(captured.out)["config"]
+    wanted = {"period": 3, "refresh": "repair", "kv": "write", "accept": 0.15, "head": "screened"}
+    assert wanted.items() <= config.items() and not config["own_repeats"]  # an option comes before the bank's setting
+    assert f"note: settings of adapters {tmp_path / 'out'}: period 3, " in captured.err
     assert main([*base, *small]) == 2 and "--resume" in capsys.readouterr().err
     run = ["run", "--prompt", "Hello", *tiny, "--max-new-tokens", "6", "--adapters", str(tmp_path / "out"), "--json"]
     assert result["adapters"] == str(tmp_path / "out") and main(run) == 0
