@@ -9,7 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
+import lora_drop
 from lora_drop.adapters import find
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.find import find_bank
@@ -18,8 +20,9 @@ from lora_drop.decode.correction import correct
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.bench import head_only
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.models import place
-from lora_drop.models.load import distance, fingerprint, sketch
+from lora_drop.models import bundled, external, place
+from lora_drop.models.download import GGUF
+from lora_drop.models.load import BUNDLED_ID, distance, fingerprint, load_model, sketch
 from lora_drop.run import request as asked
 from lora_drop.run.request import Request, plan
 from tests.support.decoding import random_bank
@@ -226,3 +229,17 @@ def test_a_broken_sketch_fits_nothing(tiny, broken):
 def test_save_pretrained_is_save(bank, tmp_path):
     bank.save_pretrained(tmp_path / "bank")
     assert torch.equal(AdapterBank.from_pretrained(tmp_path / "bank").a[2], bank.a[2])
+
+
+@pytest.mark.full
+def test_the_same_weights_write_the_same_text_from_anywhere():
+    texts = {}
+    for name in ("bundled", str(bundled.ensure()), str(bundled.ensure() / GGUF.name)):
+        loaded = load_model(name)
+        trace = lora_drop.show("Explain why the sky is blue.", model=loaded, max_new_tokens=32)
+        texts[name] = loaded.decoder_name, trace.header.main["config"], trace.text("lora_drop")
+    network = AutoModelForCausalLM.from_pretrained(bundled.ensure(), dtype=load_model("bundled").dtype)
+    info, _ = external.prepare(network)
+    assert find.base_of(info) == BUNDLED_ID
+    first, *others = texts.values()
+    assert others == [first, first]
