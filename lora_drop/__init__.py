@@ -31,6 +31,9 @@ _HOMES = {
     "read_trace": "lora_drop.run.show",
     "show": "lora_drop.run.show",
     "launch": "lora_drop.ui.start",
+    "train": "lora_drop.training.train",
+    "TrainJob": "lora_drop.training.settings",
+    "TrainSettings": "lora_drop.training.settings",
 }
 __all__ = list(_HOMES)
 __version__ = VERSION

@@ -30,11 +30,13 @@ from lora_drop.adapters.hub import (
 from lora_drop.decode.correction import Correction
 from lora_drop.decode.head import ScreenedHead
 from lora_drop.errors import LoraDropError, first_mistake
-from lora_drop.models.load import LoadedModel, ModelInfo
+from lora_drop.models.load import LoadedModel, ModelInfo, distance
 from lora_drop.paths import drafted, sha256
 
 CHECKPOINTS = ("checkpoint", "checkpoint.old")  # of `train --out`; a kill may leave the last good one in the second
 CHECKPOINT_BANK = "adapter"  # a checkpoint's folder of the bank
+# The farthest weights that a bank fits: Q4_1 rounding changes 9%, and Q4_0 of that is 13% off.
+NEAR = 0.15
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -75,6 +77,7 @@ class BankConfig(BaseModel):
 
     base_model_name_or_path: str = ""
     revision: str = ""
+    sketch: str = ""
     num_layers: int = 0
     r: Annotated[int, Ge(1)]
     lora_alpha: FiniteFloat
@@ -115,6 +118,7 @@ class AdapterBank(Correction):
         refresh: the rule of full steps, the same.
         base_model: name of the model that it belongs to.
         revision: fingerprint of that model's weights.
+        sketch: some of their elements, by which near weights are recognised (`models.load.sketch`).
         num_layers: that model's number of layers; 0 if unknown.
         meta: the further keys of the folder's config (schedules, data, tokens, quality).
     """
@@ -127,6 +131,7 @@ class AdapterBank(Correction):
     num_layers: int = 0
     meta: dict[str, Any] = field(default_factory=dict)
     refresh: str = "single"
+    sketch: str = ""
 
     @classmethod
     def new(
@@ -178,12 +183,17 @@ class AdapterBank(Correction):
                 f"adapters {name} were trained for reuse {self.reuse}, part {self.part}; this run has reuse {reuse}, "
                 f"part {part}: set the same, or adapters none."
             )
-        if self.revision and self.revision != loaded.revision:
+        if (apart := weights_apart(self, loaded)) == 0 or not self.revision:
+            return None
+        if apart <= NEAR:
             return (
-                f"adapters {name} were trained on other weights ({self.base_model or 'unnamed'}, {self.revision}) "
-                f"than this model's ({loaded.revision}): expect them to correct less."
+                f"adapters {name} were trained on the weights of {self.base_model or 'another model'}, which are "
+                f"{apart:.1%} from this model's: about what 4-bit rounding changes."
             )
-        return None
+        return (
+            f"adapters {name} were trained on other weights ({self.base_model or 'unnamed'}, {self.revision}) "
+            f"than this model's ({loaded.revision}): expect them to correct less."
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write the files of the adapter folder: all of them or none. A card that is there stays.
@@ -204,6 +214,7 @@ class AdapterBank(Correction):
             **self.meta,
             "base_model_name_or_path": self.base_model,
             "revision": self.revision,
+            **({"sketch": self.sketch} if self.sketch else {}),
             "num_layers": self.num_layers,
             "r": self.rank,
             "lora_alpha": self.alpha,
@@ -227,6 +238,10 @@ class AdapterBank(Correction):
                 sums.write_text(f"{sha256(weights)}  {WEIGHTS_NAME}\n{sha256(draft)}  {CONFIG_NAME}\n")
         except (OSError, SafetensorError) as error:  # safetensors' for a full disk
             raise LoraDropError(f"the adapters cannot be written to {folder.name}: {error}") from None
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """`save` by the name that transformers' users know, beside `from_pretrained`."""
+        self.save(folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> AdapterBank:
@@ -261,7 +276,7 @@ class AdapterBank(Correction):
         return cls(
             *(a, b, gate, config.lora_alpha, config.reuse, config.part, config.kv),
             *(config.base_model_name_or_path, config.revision, config.num_layers, config.model_extra or {}),
-            config.refresh,
+            *(config.refresh, config.sketch),
             head=head,
         )
 
@@ -297,6 +312,11 @@ class AdapterBank(Correction):
         with TemporaryDirectory() as folder:
             self.save(folder)
             return push_folder(Path(folder), name, private)
+
+
+def weights_apart(bank: AdapterBank | BankConfig, loaded: LoadedModel | ModelInfo) -> float:
+    """The relative distance of a model's weights from those of a bank's training; infinity if it is unknown."""
+    return 0.0 if bank.revision == loaded.revision else distance(bank.sketch, loaded.sketch)
 
 
 def push_folder(folder: Path, name: str, private: bool | None = None) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lora_drop.adapters.bank import AdapterBank, BankConfig, files_of
+from lora_drop.adapters.bank import NEAR, AdapterBank, BankConfig, files_of, weights_apart
 from lora_drop.adapters.hub import CONFIG_NAME, WEIGHTS_NAME, bank_name, local_folder
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
@@ -57,8 +59,6 @@ def find_bank(
         notes.append(NO_SCREEN)
         config = config.replace(head="full")
     if config.head == "screened" and bank.head is None:
-        if config.adapters != "auto":
-            raise LoraDropError(f"adapters {name} have no screened head: take head full, or adapters that have one.")
         notes.append(f"adapters {name} have no screened head: the whole head is read.")
     bank = bank.only(config.corrections, head=config.head == "screened")
     if schedule.is_baseline or not (bank.head or bank.a.keys() & schedule.dropped_set):
@@ -75,26 +75,55 @@ def bank_folder(loaded: LoadedModel | ModelInfo, config: LoraDropConfig, schedul
     if config.adapters == "none" or (config.adapters == "auto" and schedule.is_baseline):
         return None
     if config.adapters == "auto":
-        return shipped_bank(loaded.revision, schedule.reuse, schedule.part, schedule.refresh, schedule.kv)
+        return shipped_bank(loaded, schedule.reuse, schedule.part, schedule.refresh, schedule.kv)
     return local_folder(config.adapters)
 
 
-def shipped_bank(revision: str, reuse: str, part: str, refresh: str = "single", kv: str = "skip") -> Path | None:
-    """The folder of the bank that `auto` takes for these weights and rules, by the folders' configs alone.
+def shipped_bank(
+    loaded: LoadedModel | ModelInfo, reuse: str, part: str, refresh: str = "single", kv: str = "skip"
+) -> Path | None:
+    """The folder of the bank that `auto` takes for a model's weights and these rules, by the folders' configs alone.
 
-    A bank for the same refresh comes first, then one for the same K/V rule.
+    A bank for the same refresh comes first, then one for the same K/V rule, then one of the nearest weights.
 
     Raises:
         LoraDropError: a shipped folder's config is broken.
     """
-    banks = []
-    for folder in sorted(SHIPPED_ADAPTERS.glob("*/")):
-        if not (files_of(folder) / CONFIG_NAME).exists():
-            continue
-        config = BankConfig.read(folder)
-        if (config.revision, config.reuse, config.part) == (revision, reuse, part):
-            banks.append((config.refresh != refresh, config.kv != kv, folder))
+    banks = [
+        (config.refresh != refresh, config.kv != kv, apart, folder)
+        for apart, config, folder in _fitting(loaded)
+        if (config.reuse, config.part) == (reuse, part)
+    ]
     return min(banks)[-1] if banks else None
+
+
+def _fitting(loaded: LoadedModel | ModelInfo) -> Iterator[tuple[float, BankConfig, Path]]:
+    """The shipped banks that were trained on a model's weights or near ones: distance, config, folder."""
+    for folder in sorted(SHIPPED_ADAPTERS.glob("*/")):
+        if (files_of(folder) / CONFIG_NAME).exists():
+            config = BankConfig.read(folder)
+            if (apart := weights_apart(config, loaded)) <= NEAR:
+                yield apart, config, folder
+
+
+def base_of(loaded: LoadedModel | ModelInfo) -> str:
+    """The id of the model whose presets fit these weights: that of the shipped banks that do, else the model's."""
+    with suppress(LoraDropError):  # broken banks are reported where they are used
+        bases = [(apart, config.base_model_name_or_path) for apart, config, _ in _fitting(loaded)]
+        return min(bases)[1] if bases else loaded.id
+    return loaded.id
+
+
+def bank_settings(adapters: Any) -> dict[str, str]:
+    """The settings that a named bank was trained for, as texts by name; empty of a bank that has none.
+
+    Raises:
+        LoraDropError: see `hub.local_folder` and `BankConfig.read`.
+    """
+    if adapters in (None, "auto", "none"):
+        return {}
+    settings = (BankConfig.read(local_folder(str(adapters))).model_extra or {}).get("run_settings")
+    return {str(name): str(text) for name, text in settings.items()} if isinstance(settings, dict) else {}
 
 
 def bank_facts(loaded: LoadedModel | ModelInfo) -> dict[str, dict[str, Any]]:
@@ -109,7 +138,7 @@ def bank_facts(loaded: LoadedModel | ModelInfo) -> dict[str, dict[str, Any]]:
     """
     facts, screens = {}, screens_heads(loaded.device)
     for rules in itertools.product(REUSE_RULES, PARTS, REFRESHES, KV_RULES):
-        if folder := shipped_bank(loaded.revision, *rules):
+        if folder := shipped_bank(loaded, *rules):
             config = BankConfig.read(folder)
             facts["/".join(rules)] = {
                 "name": folder.name,

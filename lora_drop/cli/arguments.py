@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_drop.cli.output import note
 from lora_drop.errors import LineParser, LoraDropError
 from lora_drop.method.fields import SCHEDULE, Setting
 from lora_drop.method.kinds import Choice, Flag
-from lora_drop.method.presets import PRESETS
+from lora_drop.method.presets import PRESETS, config_from
 from lora_drop.method.settings import BY_NAME, settings_of
 
 if TYPE_CHECKING:
+    from lora_drop.method.config import LoraDropConfig
     from lora_drop.models.load import LoadedModel
 
 Commands = Any  # what `ArgumentParser.add_subparsers` returns: argparse has no public name for it
@@ -116,6 +118,25 @@ def load(args: argparse.Namespace) -> LoadedModel:
     from lora_drop.models.load import load_model  # torch and transformers load only when a model is needed
 
     return load_model(args.model, args.device, args.dtype)
+
+
+def load_with_config(args: argparse.Namespace) -> tuple[LoadedModel, LoraDropConfig]:
+    """Load the model and read the config for its weights.
+
+    Without a preset a named bank's settings take the place of the defaults.
+
+    Raises:
+        LoraDropError: see `load_model`, `config_from` and `bank_settings`.
+    """
+    loaded = load(args)
+    from lora_drop.adapters.find import bank_settings, base_of
+
+    settings = {} if args.preset else bank_settings(args.adapters)
+    if settings:
+        note(
+            f"settings of adapters {args.adapters}: " + ", ".join(f"{name} {text}" for name, text in settings.items())
+        )
+    return loaded, config_from(vars(args), base_of(loaded), settings)
 
 
 def read_data(args: argparse.Namespace) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from lora_drop.cli.arguments import Commands, add_command, load
+from lora_drop.cli.arguments import Commands, add_command, load_with_config
 from lora_drop.cli.output import Row, cell, note, print_result, print_table, say
 from lora_drop.method.cost import human_bytes
 from lora_drop.method.presets import config_from
@@ -40,13 +40,13 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    config = config_from(vars(args), args.model)
+    config_from(vars(args), args.model)  # a mistake in the options is reported at once
     from lora_drop.evaluation.measure.bench import bench
     from lora_drop.evaluation.measure.bench_reference import LOOKUP, gguf_of, isolated
     from lora_drop.evaluation.measure.pairs import read_prompts
 
     prompts = read_prompts(args.prompts, "prompt") if args.prompts else []
-    loaded = load(args)
+    loaded, config = load_with_config(args)
     result = bench(loaded, config, args.prompt_tokens, args.new_tokens, args.rounds, prompts, say)
     del loaded  # the references load the model again
     lengths, read = (args.prompt_tokens, args.new_tokens, result["config"]["prompts"]), result["read_gb_per_second"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from lora_drop.cli.arguments import Commands, add_command, load
+from lora_drop.cli.arguments import Commands, add_command, load_with_config
 from lora_drop.cli.output import note, print_result, progress
 from lora_drop.method.presets import config_from
 
@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    config = config_from(vars(args), args.model)
+    config_from(vars(args), args.model)  # a mistake in the options is reported at once
     from lora_drop.evaluation.tasks.utils import Options
 
     names = None if args.tasks is None else tuple(name.strip() for name in args.tasks.split(","))
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     from lora_drop.run.results.files import BENCHMARK
 
     tasks = read_tasks(options, note)
-    loaded = load(args)
+    loaded, config = load_with_config(args)
     with BENCHMARK.writing(options.out), progress("records", every=30) as show:
         result = benchmark(loaded, config, tasks, options, note, show)
     note(*result["notes"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from lora_drop.cli.arguments import Commands, add_command, load
+from lora_drop.cli.arguments import Commands, add_command, load_with_config
 from lora_drop.cli.output import note, print_json, print_table, say
 from lora_drop.errors import LoraDropError
 from lora_drop.method.presets import config_from
@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    config = config_from(vars(args), args.model)
+    config_from(vars(args), args.model)  # a mistake in the options is reported at once
     if args.windows < 1:
         raise LoraDropError("--windows must be at least 1.")
     from lora_drop.adapters.find import find_bank
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     from lora_drop.training.settings import TrainSettings
 
     turns = [Turn.parse(text) for text in args.chat]
-    loaded = load(args)
+    loaded, config = load_with_config(args)
     windows, counted = to_rows(read_texts(loaded, args.data, turns, args.file_tokens), TrainSettings.length)
     every = max(1, len(windows) // args.windows)
     texts = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from lora_drop.cli.arguments import Commands, add_command, load, read_data, read_data_prompts
+from lora_drop.cli.arguments import Commands, add_command, load_with_config, read_data, read_data_prompts
 from lora_drop.cli.output import note, print_result, print_table, progress
 from lora_drop.errors import LoraDropError
 from lora_drop.method.presets import config_from
@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    config = config_from(vars(args), args.model)
+    config_from(vars(args), args.model)  # a mistake in the options is reported at once
     on_answers = args.target == "own" or (args.target is None and args.free and args.target_field is None)
     if not on_answers and None in (args.data, args.prompt_field, args.target_field):
         raise LoraDropError("name --data, --prompt-field and --target-field, or take --target own.")
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     from lora_drop.evaluation.measure.metrics import evaluate, evaluate_free
     from lora_drop.evaluation.measure.texts import given_texts, own_answers
 
-    loaded = load(args)
+    loaded, config = load_with_config(args)
     texts = None if on_answers else given_texts(loaded, pairs, args.context_tokens)
     if on_answers or args.free:
         with progress("answers", quiet=args.json) as show:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from lora_drop.cli.arguments import Commands, add_command, load, read_settings
+from lora_drop.cli.arguments import Commands, add_command, load_with_config, read_settings
 from lora_drop.cli.output import note, progress
 from lora_drop.cli.run_report import show_run
 from lora_drop.errors import LoraDropError, one_line
@@ -21,6 +22,7 @@ from lora_drop.run.trace.records import Header, Record, write_line
 
 if TYPE_CHECKING:
     from lora_drop.cli.stream import Stream
+    from lora_drop.method.config import LoraDropConfig
     from lora_drop.models.load import LoadedModel
 
 MAX_PROMPT_BYTES = 16 * 2**20  # of stdin, which may have no end
@@ -44,7 +46,8 @@ def run(args: argparse.Namespace) -> None:
 
     prompt = _read_stdin() if args.prompt == "-" else args.prompt
     request = Request(prompt, config, **read_settings(args, settings_of(RUN)))
-    loaded = load(args)
+    loaded, config = load_with_config(args)
+    request = dataclasses.replace(request, config=config)
     records = run_lanes(loaded, request)
     first = next(records)  # settings that do not fit the model are reported before the trace file is opened
     assert isinstance(first, Header)
@@ -59,9 +62,7 @@ def run(args: argparse.Namespace) -> None:
             show(sum(len(lane.steps) for lane in report.lanes.values()))
     show_run(report.trace, args.json, drawn=stream is not None)
     if args.preset is not None and not args.json:
-        preset = preset_named(args.preset, args.model)
-        if config == preset.config:
-            _show_preset(preset.name, loaded)
+        _show_preset(args.preset, config, loaded)
 
 
 def _read_stdin() -> str:
@@ -75,13 +76,17 @@ def _read_stdin() -> str:
         raise LoraDropError("stdin is not UTF-8 text: convert it first, for example with iconv.") from None
 
 
-def _show_preset(name: str, loaded: LoadedModel) -> None:
-    """Print a preset's measured quality, if it was measured on this model with these adapters."""
-    from lora_drop.adapters.find import config_fingerprint
+def _show_preset(name: str, config: LoraDropConfig, loaded: LoadedModel) -> None:
+    """Print a preset's measured quality, if the run had its settings and it was measured with these adapters."""
+    from lora_drop.adapters.find import base_of, config_fingerprint
     from lora_drop.run.results.preset_results import in_words, measured_presets
 
+    if config != preset_named(name, base_of(loaded)).config:
+        return
     try:
-        measured = measured_presets(loaded.id, loaded.revision, lambda config: config_fingerprint(loaded, config))
+        measured = measured_presets(
+            base_of(loaded), loaded.revision, lambda config: config_fingerprint(loaded, config)
+        )
     except LoraDropError as error:
         note(str(error))  # the run itself is complete
         return

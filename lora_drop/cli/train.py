@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import shlex
 from contextlib import nullcontext
 from functools import partial
 
@@ -12,7 +13,10 @@ from lora_drop.cli.arguments import Commands, add_command, read_settings
 from lora_drop.cli.output import print_json, progress, say
 from lora_drop.method.fields import settings_in
 from lora_drop.paths import only_writer
+from lora_drop.run.report.commands import COMMAND
 from lora_drop.training.settings import TrainJob, TrainSettings
+
+PROMPT = "Explain why the sky is blue."  # of the command that is printed last
 
 
 def add(commands: Commands) -> None:
@@ -52,3 +56,5 @@ def run(args: argparse.Namespace) -> None:
         where = f"period {row['period']}, {dropped_in(row)}"
         print(f"{where}: KL {row['kl']:.3f}, same next token {row['top1_agreement']:.1%}")
     print(f"adapters: {result['adapters']}")
+    model = [] if args.model == "bundled" else ["--model", args.model]
+    print(f"{COMMAND} {shlex.join(['--prompt', PROMPT, *model, '--adapters', result['adapters']])}")

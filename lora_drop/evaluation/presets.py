@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_drop.adapters.find import base_of
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.point import (
     SPEED_TOKENS,
@@ -98,7 +99,7 @@ def measure_presets(
 def _cases(loaded: LoadedModel, prompt: str) -> list[Case]:
     """Each preset as it is, and without corrections where it has some; `prompt` checks that they fit the model."""
     cases: list[Case] = []
-    for preset in presets_for(loaded.id).values():
+    for preset in presets_for(base_of(loaded)).values():
         try:
             point = check_point(loaded, preset.config, prompt)
         except LoraDropError as error:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from lora_drop.adapters.find import base_of
 from lora_drop.evaluation.measure.bench import beside, paired_speedup, rate_of
 from lora_drop.evaluation.measure.metrics import read_target, regrets
 from lora_drop.evaluation.measure.point import circumstances, describe_prompts
@@ -94,7 +95,8 @@ def _candidates(loaded: LoadedModel, name: str) -> list[str]:
     lanes_of(name)  # reports a method that is not in the table
     values: list[tuple[int, ...]] = [()] if ":" in name else METHODS[name].searched(loaded.num_layers)
     texts = [":".join([name, *map(str, parameters)]) for parameters in values]
-    return [method_lane(text, loaded.num_layers, loaded.id).name for text in texts]
+    base = base_of(loaded)
+    return [method_lane(text, loaded.num_layers, base).name for text in texts]
 
 
 def _request(name: str, prompt: str, tokens: int) -> Request:

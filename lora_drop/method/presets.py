@@ -134,18 +134,22 @@ def preset_named(name: str, model: str) -> Preset:
     return preset
 
 
-def config_from(options: Mapping[str, Any], model: str) -> LoraDropConfig:
+def config_from(options: Mapping[str, Any], model: str, defaults: Mapping[str, Any] | None = None) -> LoraDropConfig:
     """The config of a command's, a form's or a call's options: the preset, or the defaults, with these changes.
 
     Args:
         options: settings by name, and `preset`; None is unset. A setting may be a value or its text.
         model: the model's name or id, as the bundled model has other presets.
+        defaults: settings by name, in place of the defaults where no preset is named.
 
     Raises:
         LoraDropError: no such preset, or a value that is not allowed.
     """
     preset = options.get("preset")
-    config = LoraDropConfig() if preset is None else preset_named(preset, model).config
+    if preset is not None:
+        config = preset_named(preset, model).config
+    else:
+        config = config_from({**defaults, "preset": None}, model) if defaults else LoraDropConfig()
     changes = {
         setting.name: setting.read(options[setting.name])
         for setting in settings_in(LoraDropConfig)

@@ -13,19 +13,18 @@ from transformers import PreTrainedModel
 from lora_drop.decode.native.weights import NativeWeights
 from lora_drop.decode.reference import Decoder
 from lora_drop.decode.static.decoder import StaticWeights
-from lora_drop.models import bundled
 from lora_drop.models.load import (
     BUNDLED_ID,
     BUNDLED_REVISION,
     LoadedModel,
     ModelInfo,
-    bundled_blocks,
+    blocks_of,
     fingerprint,
+    sketch,
     step_weights,
     usable_context,
 )
 from lora_drop.models.place import resolve_dtype
-from lora_drop.paths import cache_dir
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def prepare(model: PreTrainedModel) -> tuple[ModelInfo, Decoder]:
     weights = _weights(model, revision) if _is_plain(model) else None
     name = BUNDLED_ID if revision == BUNDLED_REVISION else getattr(model, "name_or_path", "") or "a caller's model"
     context = usable_context(model.config)
-    loaded = LoadedModel(model, None, name, revision, context, model.device, model.dtype, weights)
+    loaded = LoadedModel(model, None, name, revision, context, model.device, model.dtype, weights, sketch(model))
     return loaded.info(), loaded.new_decoder()
 
 
@@ -59,20 +58,14 @@ def _weights(model: PreTrainedModel, revision: str) -> StaticWeights | NativeWei
     with _lock:
         prepared = _PREPARED.get(model)
         if prepared is None or (prepared.revision, prepared.addresses) != (revision, _addresses(model)):
-            blocks = bundled_blocks if _is_bundled(model, revision) else None
-            weights = step_weights(model, model.device, blocks)
+            usual = resolve_dtype("auto", model.device) == model.dtype  # the command line would use this number type
+            weights = step_weights(model, model.device, blocks_of(revision) if usual else None)
             prepared = _PREPARED[model] = _Prepared(revision, _addresses(model), weights)
         return prepared.weights
 
 
 def _addresses(model: PreTrainedModel) -> tuple[int, ...]:
     return tuple(weight.data_ptr() for weight in model.parameters())
-
-
-def _is_bundled(model: PreTrainedModel, revision: str) -> bool:
-    """Whether the bundled model's blocks fit: they are on disk, and the command line would use this number type."""
-    usual = resolve_dtype("auto", model.device) == model.dtype
-    return revision == BUNDLED_REVISION and usual and bundled.is_ready(cache_dir() / bundled.NAME)
 
 
 def _is_plain(model: PreTrainedModel) -> bool:

@@ -10,8 +10,10 @@ load_model("random:llama3-8b")      the real shape with random weights, for meas
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -46,6 +48,7 @@ from lora_drop.models.hub import (
 )
 from lora_drop.models.place import on_zero_gpu, places, short_name
 from lora_drop.models.random_weights import random_model
+from lora_drop.paths import cache_dir
 
 # Where a repository has only pickled weights, transformers would ask a service to convert them and then load the
 # result from an unreviewed pull request. Here that is an error.
@@ -53,6 +56,7 @@ os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 BUNDLED_ID = f"bundled:{bundled.NAME}"
 BUNDLED_REVISION = "137132c2ffa119db"  # its weights' fingerprint
 SAMPLES = 1024  # elements of a tensor that go into the fingerprint
+SKETCHED = 128  # elements of each of the four matrices of a sketch
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class ModelInfo:
     shape: ModelShape
     num_layers: int
     decoder_name: str
+    sketch: str
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,6 +87,7 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype  # of activations and K/V
     weights: StaticWeights | NativeWeights | None = None  # laid out for decode steps; None for the reference decoder
+    sketch: str = ""  # of the weights, see `sketch`
 
     def __repr__(self) -> str:
         place = f"{str(self.dtype).removeprefix('torch.')} on {self.device}, {self.decoder_name} decoder"
@@ -198,6 +204,7 @@ def load_model(
         raise LoraDropError(f"{name} does not fit into the memory of {where}.") from error
     network.eval().requires_grad_(False)
     revision = fingerprint(network)
+    blocks = blocks or blocks_of(revision)
     return LoadedModel(
         model=network,
         tokenizer=tokenizer,
@@ -207,6 +214,7 @@ def load_model(
         device=target,
         dtype=network.dtype,
         weights=step_weights(network, target, blocks if str(dtype).lower() == "auto" else None),
+        sketch=sketch(network),
     )
 
 
@@ -246,6 +254,12 @@ def bundled_blocks(model: PreTrainedModel) -> Blocks:
         raise LoraDropError(f"the files of {BUNDLED_ID} are damaged ({error}): {REPAIR}.") from error
 
 
+def blocks_of(revision: str) -> Callable[[PreTrainedModel], Blocks] | None:
+    """`bundled_blocks` for the bundled model's weights, whatever they were loaded from, if its files are here."""
+    is_here = revision == BUNDLED_REVISION and bundled.is_ready(cache_dir() / bundled.NAME)
+    return bundled_blocks if is_here else None
+
+
 def is_gguf(name: str) -> bool:
     """Whether a model's name is the path of an existing GGUF file."""
     try:
@@ -280,3 +294,32 @@ def fingerprint(model: PreTrainedModel) -> str:
         digest.update(f"{name} {tuple(weight.shape)}\n".encode())
         digest.update(sample.view(torch.int16).cpu().numpy().astype("<i2").tobytes())
     return digest.hexdigest()[:16]
+
+
+@torch.no_grad()
+def sketch(model: PreTrainedModel) -> str:
+    """The model's type, its number of parameters, and some elements of four matrices as bfloat16: for `distance`."""
+    weights = [weight for _, weight in sorted(model.named_parameters())]
+    matrices = [weight.reshape(-1) for weight in weights if weight.dim() == 2]
+    samples = [
+        flat[:: max(1, flat.numel() // SKETCHED)][:SKETCHED].to(torch.bfloat16).view(torch.int16).cpu()
+        for flat in (matrices[len(matrices) * quarter // 4] for quarter in range(4))
+    ]
+    values = base64.b64encode(torch.cat(samples).numpy().astype("<i2").tobytes()).decode()
+    return f"{model.config.model_type} {sum(weight.numel() for weight in weights)} {values}"
+
+
+def distance(first: str, second: str) -> float:
+    """The mean relative distance of the matrices of two sketches; infinity for models of another type or size."""
+    (kind, values), (other_kind, other_values) = (text.rpartition(" ")[::2] for text in (first, second))
+    if kind != other_kind:
+        return math.inf
+    try:
+        ours, theirs = (
+            torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.bfloat16).float().view(4, -1)
+            for text in (values, other_values)
+        )
+        apart = float(((ours - theirs).norm(dim=1) / theirs.norm(dim=1)).mean())
+    except (ValueError, RuntimeError):  # no sketch, or a broken one
+        return math.inf
+    return apart if math.isfinite(apart) else math.inf

@@ -16,7 +16,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.adapters.find import bank_folder
+from lora_drop.adapters.find import bank_folder, base_of
 from lora_drop.decode.lane import Lane
 from lora_drop.decode.sampling import Sampling, draw
 from lora_drop.errors import LoraDropError
@@ -175,7 +175,7 @@ def _config_of(
         lora_drop = LoraDropConfig(**{str(name): value for name, value in lora_drop.items()})
     is_readable = lora_drop is None
     if lora_drop is None or isinstance(lora_drop, str):
-        lora_drop = preset_named(READABLE if lora_drop is None else lora_drop, info.id).config
+        lora_drop = preset_named(READABLE if lora_drop is None else lora_drop, base_of(info)).config
     if not isinstance(lora_drop, LoraDropConfig):
         raise LoraDropError(f"lora_drop must be a LoraDropConfig, a dict or a preset's name; got {lora_drop!r:.80}.")
     config = lora_drop.replace(adapters=folder) if folder else lora_drop

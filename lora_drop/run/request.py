@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import SkipValidation
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.adapters.find import find_bank
+from lora_drop.adapters.find import base_of, find_bank
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import Corrections, ModelShape, kv_bytes
@@ -157,7 +157,7 @@ def _wanted(
     names = lanes_of(request.lanes, request.compare)
     main = CONFIGURED if CONFIGURED in names else next((name for name in names if name in PRESETS), None)
     for name in names:
-        lane = method_lane(name, loaded.num_layers, loaded.id, request.config)
+        lane = method_lane(name, loaded.num_layers, base_of(loaded), request.config)
         plan_id = {FULL: BASELINE, main: LORA_DROP}.get(name, re.sub(r"\W", "_", lane.name))
         yield plan_id, method_of(lane.name)[1], lane.config, lane.more, "" if request.lanes in LISTS else name
         if plan_id == LORA_DROP and request.compare is not None:

@@ -11,8 +11,9 @@ from typing import Any, Literal
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import MAX_PERIOD, default_range
 from lora_drop.method.fields import TRAINING, checked, read_layer_order, setting
+from lora_drop.method.presets import READABLE, preset_named
 from lora_drop.method.schedule import KvRule, Part, Refresh, ReuseRule
-from lora_drop.method.settings import MAX_SEED
+from lora_drop.method.settings import BY_NAME, MAX_SEED
 
 Loss = Literal["kl", "sharp", "argmax", "text"]
 
@@ -31,7 +32,7 @@ class TrainSettings:
 
     reuse: ReuseRule = setting("residual", "reuse rule to train for")
     part: Part = setting("block", "part of a layer that is skipped: all of it, or its attention")
-    kv: KvRule = setting("skip", "K/V rule to train for")
+    kv: KvRule = setting("write", "K/V rule to train for")
     period: int | None = setting(None, "train for this period only (default: drawn)", between=(2, MAX_PERIOD))
     drop_ratio: float | None = setting(
         None, "train for this drop ratio only (default: drawn)", between=(0, 1), above=True
@@ -54,7 +55,7 @@ class TrainSettings:
     warmup: float = setting(0.05, "share of the steps that warm up", between=(0, 1))
     seed: int = setting(0, "random seed of windows, schedules and initial weights", between=(0, MAX_SEED))
     refresh: Refresh = setting(
-        "single",
+        "repair",
         "refresh to train for; with repair and kv write a LoRA step sees the full model's states up to its anchor",
     )
     drop_count: int | None = setting(
@@ -62,8 +63,8 @@ class TrainSettings:
         "how many layers of drop_order two of three batches skip, and every evaluation (default: drawn)",
         between=(1, 100_000),
     )
-    head_rank: int = setting(0, "rank of the screened head's preview; 0: none", between=(0, 100_000))
-    head_best: int = setting(2048, "tokens whose logits the screened head computes exactly", between=(1, 10**7))
+    head_rank: int = setting(192, "rank of the screened head's preview; 0: none", between=(0, 100_000))
+    head_best: int = setting(1024, "tokens whose logits the screened head computes exactly", between=(1, 10**7))
     accumulate: int = setting(1, "batches per step, on each process", between=(1, 10**6))
     decay: float | None = setting(
         None,
@@ -148,6 +149,25 @@ class TrainJob:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise LoraDropError(f"--{name.replace('_', '-')} must be at least 1.")
+
+
+def run_settings(settings: TrainSettings, num_layers: int, base: str) -> dict[str, str]:
+    """The settings for a run with the bank of a training, as texts by name; those at their defaults are left out.
+
+    Args:
+        base: the model's id, for its presets.
+    """
+    config = preset_named(READABLE if settings.exact else "gentle", base).config
+    changes: dict[str, Any] = settings.rules | {"head": "screened" if settings.head_rank else "full"}
+    if settings.period:
+        changes["period"] = settings.period
+    if settings.drop_ratio:
+        changes |= {"drop_ratio": settings.drop_ratio, "drop_layers": None}
+    if settings.order:
+        count = settings.drop_count or len(config.schedule_for(num_layers).dropped)
+        changes["drop_layers"] = tuple(sorted(settings.order[:count]))
+    config = config.replace(**changes)
+    return {name: BY_NAME[name].kind.write(getattr(config, name)) for name in config.differences()}
 
 
 def reproduce(settings: TrainSettings, job: TrainJob, model: str) -> str:

@@ -24,6 +24,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from lora_drop.adapters.bank import AdapterBank
+from lora_drop.adapters.find import base_of
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel
@@ -32,7 +33,7 @@ from lora_drop.training.distill import Text, distillation, evaluated_cases, figu
 from lora_drop.training.draw import ANY_RATIO, PERIODS, RATIOS, Draw, draw
 from lora_drop.training.fit import Scales, fit, measure
 from lora_drop.training.parts import bank_of, continued, parameters_of, screened_head
-from lora_drop.training.settings import TrainJob, TrainSettings, reproduce
+from lora_drop.training.settings import TrainJob, TrainSettings, reproduce, run_settings
 from lora_drop.training.student import Layout
 
 Progress = Callable[[int, int, str], None]  # what is done, all there is to do, and words
@@ -157,6 +158,7 @@ class Trainer:
             gate.fill_(settings.gate)
         bank = bank.to(loaded.device, torch.float32)
         bank.base_model, bank.revision, bank.num_layers = loaded.id, loaded.revision, loaded.num_layers
+        bank.sketch = loaded.sketch
         return bank
 
     def _autocast(self) -> torch.autocast:
@@ -346,6 +348,7 @@ class Trainer:
             "tokens": self.step * self.tokens_per_step,
             "fit_tokens": self.fit_tokens,
             "settings": dataclasses.asdict(settings),
+            "run_settings": run_settings(settings, self.loaded.num_layers, base_of(self.loaded)),
             "quality": evaluation,
         }
         return dataclasses.replace(current, **tensors, meta=meta)

@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 import gradio as gr
 
+from lora_drop.adapters.find import base_of
 from lora_drop.errors import LoraDropError
 from lora_drop.method.cost import kv_bytes, kv_saved, speed_bound
 from lora_drop.method.fields import CALL, RUN, SCHEDULE, Setting
 from lora_drop.method.kinds import Choice, Text
-from lora_drop.method.presets import PRESETS, READABLE, config_from
+from lora_drop.method.presets import PRESETS, READABLE, config_from, presets_for
 from lora_drop.method.schedule import baseline_schedule
 from lora_drop.method.settings import BY_NAME, settings_of
 from lora_drop.models.load import LoadedModel, ModelInfo
@@ -42,13 +43,14 @@ def build_api(calls: Callbacks) -> None:
 def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
     """The API's functions by name, with their parameters in their signatures, where Gradio reads them."""
     api = Api(calls)
+    notes = " ".join(f"{name}: {preset.note}" for name, preset in presets_for(base_of(calls.pool.info(None))).items())
     offered = {setting.name: setting for setting in calls.settings}
     options = [offered.get(setting.name, setting) for setting in settings_of(CALL, SCHEDULE, RUN)]
     estimated = [setting for setting in options if setting.of != RUN or setting.name == "max_new_tokens"]
     return {
-        "generate": _with_parameters(api.generate, options, "the user's message"),
-        "compare": _with_parameters(api.compare, COMPARED, "the user's message", preset=READABLE),
-        "estimate": _with_parameters(api.estimate, estimated, "its tokens are counted; 0 without a prompt"),
+        "generate": _with_parameters(api.generate, options, "the user's message", notes),
+        "compare": _with_parameters(api.compare, COMPARED, "the user's message", notes, preset=READABLE),
+        "estimate": _with_parameters(api.estimate, estimated, "its tokens are counted; 0 without a prompt", notes),
         "replay": api.replay,
         "inspect": api.inspect,
     }
@@ -101,7 +103,9 @@ class Api:
             info = self._calls.pool.info(options["model"])
             tokens = BY_NAME["max_new_tokens"].read(options["max_new_tokens"])
             request = Request(
-                prompt=prompt or "-", config=_config(options, info.id, self._calls.settings), max_new_tokens=tokens
+                prompt=prompt or "-",
+                config=_config(options, base_of(info), self._calls.settings),
+                max_new_tokens=tokens,
             )
             checked = plan(zero.planning(info), request)
             return _estimated(info, checked, len(checked.prompt_ids) if prompt else 0, request)
@@ -150,10 +154,11 @@ class Api:
 def _run(calls: Callbacks, prompt: str, visitor: gr.Request | None, options: dict[str, Any]) -> Any:
     """The records of a call's run; options that it does not have are at their defaults."""
     model = calls.pool.check(options["model"])
+    base = base_of(calls.pool.info(model)) if calls.pool.is_known(model) else model
     run = {
         setting.name: setting.read(options[setting.name]) for setting in settings_of(RUN) if setting.name in options
     }
-    request = Request(prompt=prompt, config=_config(options, model, calls.settings), **run)
+    request = Request(prompt=prompt, config=_config(options, base, calls.settings), **run)
     return calls.run(request, model=model, session=session_of(visitor))
 
 
@@ -175,12 +180,13 @@ def _one_line_errors(calls: Callbacks | None = None) -> Iterator[None]:
 
 
 def _with_parameters(
-    function: Callable[..., Any], settings: Iterable[Setting], prompt: str, **defaults: Any
+    function: Callable[..., Any], settings: Iterable[Setting], prompt: str, notes: str, **defaults: Any
 ) -> Callable[..., Any]:
     """Give a function of a prompt and options one parameter for each option, where Gradio reads them.
 
     Args:
         prompt: words on the prompt, for the docstring.
+        notes: each preset's sentence, the same.
         defaults: in place of the settings' defaults, by name.
     """
     settings = list(settings)
@@ -208,7 +214,7 @@ def _with_parameters(
     made.__signature__ = signature  # type: ignore[attr-defined]  # `inspect` reads it, the type has none
     made.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": returned}
     about, _, returns = (inspect.getdoc(function) or "").partition("Returns:")
-    lines = [f"prompt: {prompt}.", *map(_about, settings)]
+    lines = [f"prompt: {prompt}.", *(_about(setting, notes) for setting in settings)]
     made.__doc__ = f"{about}Args:\n" + "".join(f"    {line}\n" for line in lines) + f"\nReturns:{returns}"
     return made
 
@@ -224,12 +230,9 @@ def _parameter(setting: Setting, defaults: dict[str, Any]) -> inspect.Parameter:
     )
 
 
-def _about(setting: Setting) -> str:
+def _about(setting: Setting, notes: str) -> str:
     """A setting's line in a function's docstring; that of `preset` has each preset's sentence."""
-    if setting.name == "preset":
-        values = " ".join(f"{name}: {preset.note}" for name, preset in PRESETS.items())
-    else:
-        values = f"{setting.kind.must_be}."
+    values = notes if setting.name == "preset" else f"{setting.kind.must_be}."
     return f"{setting.name}: {setting.help}; {values}"
 
 

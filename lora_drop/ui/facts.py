@@ -7,7 +7,7 @@ import re
 import shlex
 from typing import Any
 
-from lora_drop.adapters.find import NO_SCREEN, bank_facts, config_fingerprint
+from lora_drop.adapters.find import NO_SCREEN, bank_facts, base_of, config_fingerprint
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import default_range
 from lora_drop.method.presets import COMPARISONS, Preset, presets_for
@@ -73,7 +73,7 @@ def page_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
     Raises:
         LoraDropError: shipped adapters are broken.
     """
-    named = presets_for(loaded.id)
+    named = presets_for(base_of(loaded))
     return {
         "model": model_facts(loaded),
         "presets": preset_facts(loaded),
@@ -100,7 +100,9 @@ def preset_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
         - forecast: `forecast_facts`.
     """
     try:
-        measured = measured_presets(loaded.id, loaded.revision, lambda config: config_fingerprint(loaded, config))
+        measured = measured_presets(
+            base_of(loaded), loaded.revision, lambda config: config_fingerprint(loaded, config)
+        )
     except LoraDropError as error:
         measured = Measured(missing=str(error))  # the page works without
     about, default, speeds = measured.about, default_preset(measured), speeds_here(loaded)
@@ -128,7 +130,7 @@ def preset_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
                 "bare": figures(measured.bare.get(name)),
                 "reads": row_reads(measured.rows[name]) if name in measured.rows else None,
             }
-            for name, preset in presets_for(loaded.id).items()
+            for name, preset in presets_for(base_of(loaded)).items()
         ],
         "head": _head(speeds.get(HEAD)),
         "forecast": forecast_facts(measured, SWEEP.rows_of(loaded.revision, SHIPPED_SWEEP), loaded.num_layers),

@@ -1,12 +1,17 @@
 """The adapter folder: what is saved comes back, what does not fit is refused, `auto` takes the nearest bank."""
 
+import copy
+import dataclasses
 import json
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
+import lora_drop
 from lora_drop.adapters import find
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.find import find_bank
@@ -15,7 +20,9 @@ from lora_drop.decode.correction import correct
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.bench import head_only
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.models import place
+from lora_drop.models import bundled, external, place
+from lora_drop.models.download import GGUF
+from lora_drop.models.load import BUNDLED_ID, distance, fingerprint, load_model, sketch
 from lora_drop.run import request as asked
 from lora_drop.run.request import Request, plan
 from tests.support.decoding import random_bank
@@ -65,7 +72,7 @@ def test_the_correction_is_the_formula(bank):
 )
 def test_a_bank_of_another_model_or_rule_is_refused(tiny, bank, changes, says):
     """One of other weights only warns."""
-    facts = {"num_layers": 6, "hidden_size": 64, "vocab_size": 258, "revision": tiny.revision}
+    facts = {"num_layers": 6, "hidden_size": 64, "vocab_size": 258, "revision": tiny.revision, "sketch": ""}
     facts |= {"reuse": "residual", "part": "block"} | changes
     model = SimpleNamespace(**facts, shape=SimpleNamespace(**facts))
     if says:
@@ -127,13 +134,12 @@ def test_on_a_gpu_no_head_is_screened(tiny, bank, tmp_path, monkeypatch):
     assert reduced.a and reduced.head is None
 
 
-def test_under_auto_it_is_a_note(tiny, bank, tmp_path, monkeypatch):
+def test_a_missing_head_is_a_note(tiny, bank, tmp_path, monkeypatch):
     monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path)
     bank.only(corrections=True, head=False).save(tmp_path / "bare")
-    bank, notes = on(tiny, "auto", head="screened")
-    assert bank.a and notes == ["adapters bare have no screened head: the whole head is read."]
-    with pytest.raises(LoraDropError, match="adapters bare have no screened head: take head full"):
-        on(tiny, tmp_path / "bare", head="screened")
+    for name in ("auto", tmp_path / "bare"):
+        bank, notes = on(tiny, name, head="screened")
+        assert bank.a and notes == ["adapters bare have no screened head: the whole head is read."]
     assert on(tiny, "none", head="screened") == (None, ["without adapters there is no screened head."])
 
 
@@ -190,3 +196,50 @@ def test_a_config_without_its_tensors_is_one_line(bank, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"head": {"rank": 8, "best": 40}}))
     with pytest.raises(LoraDropError, match="the adapters in bank are broken: .*no tensor head"):
         AdapterBank.load(tmp_path / "bank")
+
+
+def near(tiny, share, seed=0):
+    """The model with noise on its matrices, relative to their size."""
+    model = copy.deepcopy(tiny.model)
+    generator = torch.Generator().manual_seed(seed)
+    for weight in model.parameters():
+        if weight.dim() == 2:
+            weight += torch.randn(weight.shape, generator=generator) * weight.std() * share
+    return dataclasses.replace(tiny, model=model, id="mine", revision=fingerprint(model), sketch=sketch(model))
+
+
+@pytest.mark.parametrize(("share", "fits"), [(0.01, True), (0.02, True), (0.05, True), (0.2, False), (1.4, False)])
+def test_a_bank_fits_weights_within_rounding_and_so_do_its_presets(tiny, bank, tmp_path, monkeypatch, share, fits):
+    monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path)
+    bank.base_model, bank.sketch = "bundled:tiny", tiny.sketch
+    bank.save(tmp_path / "bank")
+    model = near(tiny, share)
+    taken, notes = on(model, "auto")
+    assert (taken is not None, find.base_of(model)) == ((True, "bundled:tiny") if fits else (False, "mine"))
+    assert ("trained on the weights of bundled:tiny" if fits else "no trained adapters are shipped") in notes[0]
+    assert find.base_of(tiny) == "bundled:tiny" and on(tiny, "auto")[1] == []
+
+
+@pytest.mark.parametrize("broken", ["", "llama", "llama 3 !", "llama 3 AAAA", "qwen2 9 "])
+def test_a_broken_sketch_fits_nothing(tiny, broken):
+    assert distance(broken, tiny.sketch) == distance(tiny.sketch, broken) == math.inf
+    assert distance(broken, broken) == math.inf and distance(tiny.sketch, tiny.sketch) == 0
+
+
+def test_save_pretrained_is_save(bank, tmp_path):
+    bank.save_pretrained(tmp_path / "bank")
+    assert torch.equal(AdapterBank.from_pretrained(tmp_path / "bank").a[2], bank.a[2])
+
+
+@pytest.mark.full
+def test_the_same_weights_write_the_same_text_from_anywhere():
+    texts = {}
+    for name in ("bundled", str(bundled.ensure()), str(bundled.ensure() / GGUF.name)):
+        loaded = load_model(name)
+        trace = lora_drop.show("Explain why the sky is blue.", model=loaded, max_new_tokens=32)
+        texts[name] = loaded.decoder_name, trace.header.main["config"], trace.text("lora_drop")
+    network = AutoModelForCausalLM.from_pretrained(bundled.ensure(), dtype=load_model("bundled").dtype)
+    info, _ = external.prepare(network)
+    assert find.base_of(info) == BUNDLED_ID
+    first, *others = texts.values()
+    assert others == [first, first]

@@ -177,7 +177,7 @@ def test_no_prompt_of_a_batch_has_lora_steps_with_single_refreshes(tiny, windows
     monkeypatch.setattr(
         trainer_module, "distillation", lambda *args: prompts.append(args[3]) or (torch.zeros(()),) * 2
     )
-    run = Trainer(tiny, small(batch_size=len(windows) // 2), TrainJob(tmp_path), windows, counted)
+    run = Trainer(tiny, small(batch_size=len(windows) // 2, refresh="single"), TrainJob(tmp_path), windows, counted)
     run.prepare()
     run._first_loss(run.bank)
     assert prompts == [25]
@@ -225,6 +225,16 @@ def test_the_command_leaves_a_bank_that_run_takes(tmp_path, capsys):
     small = ["--length", "32", "--batch-size", "2", "--max-tokens", "200", "--rank", "4", "--json"]
     assert main([*base, *small]) == 0
     result = json.loads(capsys.readouterr().out)
+    assert main(["train", "--resume", *base[1:], *small[:-1]]) == 0
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert command[:4] == ["python", "-m", "lora_drop", "run"] and command[-1] == str(tmp_path / "out")
+    capsys.readouterr()
+    assert main([*command[3:], "--max-new-tokens", "4", "--no-own-repeats", "--dtype", "float32", "--json"]) == 0
+    captured = capsys.readouterr()
+    config = json.loads(captured.out)["config"]
+    wanted = {"period": 3, "refresh": "repair", "kv": "write", "accept": 0.15, "head": "screened"}
+    assert wanted.items() <= config.items() and not config["own_repeats"]  # an option comes before the bank's setting
+    assert f"note: settings of adapters {tmp_path / 'out'}: period 3, " in captured.err
     assert main([*base, *small]) == 2 and "--resume" in capsys.readouterr().err
     run = ["run", "--prompt", "Hello", *tiny, "--max-new-tokens", "6", "--adapters", str(tmp_path / "out"), "--json"]
     assert result["adapters"] == str(tmp_path / "out") and main(run) == 0
@@ -328,6 +338,15 @@ def test_the_card_says_how_to_make_the_bank_again(tiny, windows, tmp_path):
     args = _parser().parse_args(command[3:])
     assert {name: getattr(args, name) for name in vars(settings)} == vars(settings)
     assert ([str(path) for path in args.data], args.chat) == (["a.jsonl"], ["q:a", "b:c"])
+
+
+def test_the_defaults_are_what_the_presets_run_with(tiny, windows, tmp_path):
+    settings = TrainSettings()
+    assert settings.exact and (settings.head_rank, settings.head_best) == (192, 1024)
+    trainer(tiny, windows, tmp_path / "out", small(max_tokens=192)).run(1, 1)
+    bank = AdapterBank.load(tmp_path / "out")
+    assert (bank.refresh, bank.kv) == ("repair", "write")
+    assert (bank.head.rank, bank.head.best) == (64, 258)  # all that a tiny model has
 
 
 def test_a_run_can_leave_a_screened_head(tiny, windows, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterable
@@ -15,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lora_drop.evaluation.measure.texts import Answers
-from lora_drop.method.presets import COMPARISONS, PRESETS
+from lora_drop.method.presets import COMPARISONS, PRESETS, presets_for
 from lora_drop.method.schedule import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.trace.trace import parse_trace
@@ -77,6 +78,15 @@ FOUND = ({"compare": ["x"]}, {"preset": ["x"]}, {"preset": {}}, {"period": 10**3
 def examples(each: Iterable[dict]) -> Callable:
     """Inputs that are tried each time, before the drawn ones."""
     return lambda test: functools.reduce(lambda so_far, values: example(**values)(so_far), each, test)
+
+
+@pytest.mark.parametrize("model", ["bundled", "random:tiny-llama"])
+def test_the_docstring_has_the_sentences_of_the_first_models_presets(tiny, model):
+    info = dataclasses.replace(tiny, id=model)  # no shipped bank fits its weights
+    calls = SimpleNamespace(settings=(), pool=SimpleNamespace(info=lambda label: info))
+    for name in ("generate", "compare", "estimate"):
+        text = functions(calls)[name].__doc__
+        assert all(preset.note in text for preset in presets_for(model).values())
 
 
 @profile(150)

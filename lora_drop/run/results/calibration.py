@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from lora_drop.adapters.find import config_fingerprint
+from lora_drop.adapters.find import base_of, config_fingerprint
 from lora_drop.decode.native.loader import library
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
@@ -55,7 +55,7 @@ def speeds_here(loaded: LoadedModel | ModelInfo, names: Container[str] | None = 
     """
     if lacks_kernels({"type": loaded.device.type, "decoder": loaded.decoder_name}):
         return {}
-    content, settings = _read(loaded), settings_here(loaded.id)
+    content, settings = _read(loaded), settings_here(base_of(loaded))
     rows = [row for row in content["rows"] if names is None or row["lane"] in names] if content else []
     with suppress(LoraDropError):  # broken adapters
         return {

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lora_drop.adapters.find import base_of
 from lora_drop.errors import LoraDropError
 from lora_drop.method import paper
 from lora_drop.method.config import LoraDropConfig
@@ -117,7 +118,7 @@ def _points_here(loaded: LoadedModel | ModelInfo) -> Iterator[dict[str, Any]]:
         return
     outside = next((row["outside"] for row in speeds.values() if row.get("outside") is not None), 0.0)
     waits, device = waits_of(statistics.median(costs), outside), describe_device(loaded.device)["name"]
-    labels = {name: preset.label for name, preset in presets_for(loaded.id).items()}
+    labels = {name: preset.label for name, preset in presets_for(base_of(loaded)).items()}
     for name, row in speeds.items():
         if gain_here(row):
             label = COMPARISONS[HEAD].lane if name == HEAD else labels[name]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lora_drop.adapters.find import config_fingerprint
+from lora_drop.adapters.find import base_of, config_fingerprint
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import presets_for
@@ -139,7 +139,7 @@ def preset_figures(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> P
 
     try:  # the run itself refuses settings that do not fit
         wanted = resolved(config)
-        same = [p for p in presets_for(loaded.id).values() if resolved(p.config) == wanted]
+        same = [p for p in presets_for(base_of(loaded)).values() if resolved(p.config) == wanted]
         if not same:
             return None
         taken = config_fingerprint(loaded, config)  # only of this config: a fingerprint reads the whole bank
@@ -155,7 +155,7 @@ def preset_figures(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> P
             gains["device"] = describe_device(loaded.device)["name"]
     try:
         measured = measured_presets(
-            loaded.id, loaded.revision, lambda preset_config: taken if preset_config == same[0].config else None
+            base_of(loaded), loaded.revision, lambda preset_config: taken if preset_config == same[0].config else None
         )
     except LoraDropError:  # broken
         measured = Measured()

@@ -11,6 +11,7 @@ from collections import Counter
 from contextlib import ExitStack
 from functools import partial
 
+from lora_drop.adapters.find import base_of
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.calibrate import Calibration
 from lora_drop.method.presets import presets_for
@@ -96,4 +97,4 @@ class Background:
 def _noisy(rows: list[Row], info: ModelInfo) -> int:
     """The number of presets whose speed is not clear from these rows."""
     clear = {row["lane"] for row in rows if gain_here(row)}
-    return len(presets_for(info.id).keys() - clear)
+    return len(presets_for(base_of(info)).keys() - clear)
