@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from transformers import PreTrainedConfig
 
@@ -129,13 +130,10 @@ def free_memory(device: torch.device) -> int | None:
         # Memory that torch has reserved and does not use now is free too.
         spare = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return max(0, torch.cuda.mem_get_info(device)[0] + spare - CUDA_MARGIN)
-    sizes = []
-    with contextlib.suppress(OSError):  # Linux: memory that is available without swapping
-        if match := re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text()):
-            sizes.append(1024 * int(match[1]))
-    with contextlib.suppress(OSError, ValueError):  # a container's limit, which /proc/meminfo does not show
+    sizes: list[int] = [psutil.virtual_memory().available]
+    with contextlib.suppress(OSError, ValueError):  # a container's limit, which psutil does not report
         sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(sizes, default=None)
+    return min(sizes)
 
 
 def places(device: str | torch.device = "auto", dtype: str | torch.dtype = "auto") -> list[Place]:
