@@ -114,10 +114,7 @@ def _problems(facts: Facts) -> Iterator[tuple[str, str]]:
     kernels, paths, cores = facts["kernels"], facts["kernels"]["paths"], facts["cores"] or 1
     if kernels["runs"] is None:
         why = kernels["note"] or "LORA_DROP_NATIVE is 0"
-        yield (
-            f"no kernels for this processor ({why})",
-            "install the wheel of this platform, or a C compiler (gcc, clang)",
-        )
+        yield f"no compiled kernels ({why})", "install the wheel of this platform, or a C compiler (gcc, clang)"
     elif paths[-1] != (used := kernels["runs"].rpartition(" ")[2]):
         yield f"the kernels use {used}, and this processor has {paths[-1]}", "unset LORA_DROP_NATIVE"
     if paths and paths[-1] in ("plain", "avx2", "avx512", "neon"):

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
+from pathlib import Path
 
 from lora_drop.cli import (
     adapters,
@@ -94,7 +95,8 @@ def _open_streams() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="lora_drop", description="LoRA-Drop decoding: run it, measure it.", allow_abbrev=False)
+    prog = "lora-drop" if Path(sys.argv[0]).stem == "lora-drop" else "lora_drop"  # the script, or `python -m`
+    parser = Parser(prog=prog, description="LoRA-Drop decoding: run it, measure it.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"lora-drop {VERSION}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:

@@ -46,6 +46,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
             warnings.warn(f"no GPU can be used ({why}): the CPU goes on.", stacklevel=2)
     if name == "cpu":
         return torch.device("cpu")
+    if name == "mps":
+        raise LoraDropError("Apple's GPU (mps) is not supported: use auto or cpu.")
     match = re.fullmatch(r"cuda(?::(\d+))?", name)
     if match is None:
         raise LoraDropError(f"unknown device {device!r}: use auto, cpu, cuda or cuda:N.")

@@ -42,7 +42,10 @@ def test_a_damaged_file_is_named(bundled, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"kernels": {"runs": None, "paths": [], "note": "note: no compiler"}}, "no kernels for this processor"),
+        (
+            {"kernels": {"runs": None, "paths": [], "note": "note: no compiler"}},
+            "no compiled kernels (note: no compiler)",
+        ),
         ({"kernels": {"runs": "wheel, plain", "paths": ["plain", "avx2"], "note": None}}, "the kernels use plain"),
         ({"threads": 99}, "99 threads, where"),
         ({"load": 1e3}, "load 1000.0"),

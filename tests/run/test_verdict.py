@@ -92,7 +92,7 @@ def test_without_kernels_a_cpu_s_speed_is_not_shown():
     last = trace_of(fresh("static"), WIDE, {"max_new_tokens": 24}).summary
     facts = last.verdict["facts"]
     assert last.speedup is last.speedup_interval is facts["speed"] is facts["speedup"] is last.parts is None
-    line = "No kernels for this processor: speed is not shown."
+    line = "No compiled kernels here, `lora-drop doctor` says why: speed is not shown."
     assert line in last.verdict["line"] and line[:-1] in last.verdict["text"]
     assert all(figure["id"] != "speed" for figure in last.verdict["figures"])
 

@@ -71,7 +71,7 @@ class SpeedFacts:
 
     Attributes:
         speed: what the speedup says; `short` if the run was too short to say, `reference` of that decoder.
-        no_kernels: the speed is not shown, as this processor has no kernels.
+        no_kernels: the speed is not shown, as no compiled kernels could be loaded.
         speedup_interval: 95%, [low, high].
         by_chance: the speedup is beyond its bound.
         preset_figures: what was measured of the preset before the run.

@@ -55,7 +55,7 @@ def untimed_words(facts: Facts) -> str | None:
     """What to say of a speed that is no headline, with that of the same preset on this machine when it was quiet; None
     without a speed."""
     if facts.no_kernels:
-        return "no kernels for this processor: speed is not shown"
+        return "no compiled kernels here, `lora-drop doctor` says why: speed is not shown"
     if facts.speed is None:
         return None
     if facts.speed == "reference":
