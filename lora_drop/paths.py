@@ -19,6 +19,8 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from lora_drop.errors import LoraDropError
 
 try:
@@ -187,12 +189,11 @@ def only_writer(folder: Path, content: str) -> Iterator[None]:
     made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = None if fcntl is None else os.open(folder, os.O_RDONLY)
+        lock = os.open(folder, os.O_RDONLY) if fcntl else _lock_file(folder)
     except OSError as error:
         raise LoraDropError(f"cannot write {content} to {folder.name}: {error.strerror or error}.") from None
     try:
-        if handle is not None:
-            _lock(handle, folder, content)
+        _lock(lock, folder, content)
         for path in folder.iterdir():
             if DRAFT.fullmatch(path.name):
                 with contextlib.suppress(OSError):
@@ -202,16 +203,27 @@ def only_writer(folder: Path, content: str) -> Iterator[None]:
         if made:
             with contextlib.suppress(OSError):  # only an empty folder goes
                 folder.rmdir()
-        if handle is not None:
+        if isinstance(lock, int):
             with contextlib.suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_UN)  # a child of this process may have the folder open, too
-            os.close(handle)
+                fcntl.flock(lock, fcntl.LOCK_UN)  # a child of this process may have the folder open, too
+            os.close(lock)
+        else:
+            lock.release()
 
 
-def _lock(handle: int, folder: Path, content: str) -> None:
+def _lock_file(folder: Path) -> FileLock:
+    """A lock for a folder on Windows, which cannot lock the folder itself: a file among the temporary files."""
+    name = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return FileLock(Path(tempfile.gettempdir()) / f"lora-drop-{name}.lock")
+
+
+def _lock(lock: int | FileLock, folder: Path, content: str) -> None:
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if isinstance(lock, int):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            lock.acquire(timeout=0)
+    except (BlockingIOError, Timeout):
         name = folder.resolve().name
         raise LoraDropError(
             f"another command is writing {content} to {name}: wait for its end, or name another --out."
@@ -255,7 +267,9 @@ def bytes_on_disk(folder: Path) -> int:
     for place, _, names in os.walk(folder):
         for name in names:
             with contextlib.suppress(OSError):  # it vanished meanwhile
-                total += os.stat(os.path.join(place, name)).st_blocks * 512
+                status = os.stat(os.path.join(place, name))
+                blocks = getattr(status, "st_blocks", None)  # Windows reports the length alone
+                total += status.st_size if blocks is None else blocks * 512
     return total
 
 

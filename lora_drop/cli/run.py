@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from lora_drop.cli.arguments import Commands, add_command, load_with_config, read_settings
-from lora_drop.cli.output import note, progress
+from lora_drop.cli.output import note, progress, say
 from lora_drop.cli.run_report import show_run
 from lora_drop.errors import LoraDropError, one_line
 from lora_drop.method.fields import RUN
@@ -41,6 +41,8 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     config = config_from(vars(args), args.model)
+    if sys.stderr.isatty() and not args.json:
+        say("Loading the model.")  # 7 s with torch's import, before anything can be drawn
     from lora_drop.run.request import Request
     from lora_drop.run.run import run as run_lanes
 

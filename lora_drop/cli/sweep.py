@@ -6,7 +6,7 @@ import argparse
 from typing import TypeVar
 
 from lora_drop.cli.arguments import Commands, add_command, data_source, load, read_data
-from lora_drop.cli.output import Column, Row, cell, note, print_result, print_table, progress, spread
+from lora_drop.cli.output import Column, Row, cell, note, print_result, print_table, progress, say, spread
 from lora_drop.errors import LoraDropError
 from lora_drop.method.fields import read_layer_order
 from lora_drop.method.presets import config_from
@@ -86,7 +86,11 @@ def run(args: argparse.Namespace) -> None:
         loaded = load(args)
         if order:
             configs = in_order(configs, order, loaded.num_layers)
-        result = sweep(loaded, configs, pairs, data_source(args), args.out, args.context_tokens, show)
+        try:
+            result = sweep(loaded, configs, pairs, data_source(args), args.out, args.context_tokens, show)
+        except KeyboardInterrupt:
+            say("stopped: the point that was being measured is lost; the same command measures it and the rest.")
+            raise
     note(*result["notes"])
     print_result(args, result, lambda: print_table(result["rows"], COLUMNS))
 

@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from transformers import PreTrainedConfig
 
@@ -45,6 +46,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
             warnings.warn(f"no GPU can be used ({why}): the CPU goes on.", stacklevel=2)
     if name == "cpu":
         return torch.device("cpu")
+    if name == "mps":
+        raise LoraDropError("Apple's GPU (mps) is not supported: use auto or cpu.")
     match = re.fullmatch(r"cuda(?::(\d+))?", name)
     if match is None:
         raise LoraDropError(f"unknown device {device!r}: use auto, cpu, cuda or cuda:N.")
@@ -129,13 +132,10 @@ def free_memory(device: torch.device) -> int | None:
         # Memory that torch has reserved and does not use now is free too.
         spare = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return max(0, torch.cuda.mem_get_info(device)[0] + spare - CUDA_MARGIN)
-    sizes = []
-    with contextlib.suppress(OSError):  # Linux: memory that is available without swapping
-        if match := re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text()):
-            sizes.append(1024 * int(match[1]))
-    with contextlib.suppress(OSError, ValueError):  # a container's limit, which /proc/meminfo does not show
+    sizes: list[int] = [psutil.virtual_memory().available]
+    with contextlib.suppress(OSError, ValueError):  # a container's limit, which psutil does not report
         sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(sizes, default=None)
+    return min(sizes)
 
 
 def places(device: str | torch.device = "auto", dtype: str | torch.dtype = "auto") -> list[Place]:

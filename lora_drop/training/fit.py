@@ -14,6 +14,7 @@ Shapes: B batch, T tokens, N LoRA positions, D hidden size.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -71,7 +72,7 @@ class _Moments:
         return self.sums[pair] / (self.tokens if pair == "gg" else self.positions)
 
 
-def measure(model: PreTrainedModel, bank: AdapterBank, batches: list[Batch]) -> dict[int, Scales]:
+def measure(model: PreTrainedModel, bank: AdapterBank, batches: Iterable[Batch]) -> dict[int, Scales]:
     """Measure each layer's scales alone, for a bank that is fitted already."""
     moments = {i: _Moments() for i in bank.layers}
     with torch.no_grad():
@@ -82,7 +83,7 @@ def measure(model: PreTrainedModel, bank: AdapterBank, batches: list[Batch]) -> 
         return {i: _scales(layer_moments) for i, layer_moments in moments.items()}
 
 
-def fit(model: PreTrainedModel, bank: AdapterBank, batches: list[Batch]) -> dict[int, Scales]:
+def fit(model: PreTrainedModel, bank: AdapterBank, batches: Iterable[Batch]) -> dict[int, Scales]:
     """Set A, B and gate of every layer of the bank.
 
     Args:

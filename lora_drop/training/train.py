@@ -42,7 +42,8 @@ def train(
 
     Args:
         tell: called with a line about the memory and one about the time, before the first step.
-        progress: called in the main process with `texts`, then `steps`: the block's callback gets their number so far.
+        progress: called in the main process with `texts`, `batches of the regression`, then `steps`: the block's
+            callback gets their number so far.
 
     Returns:
         `{"adapters": `job.out`, "steps", "evaluation", "estimate": {"memory", "seconds"}}`; None in all processes of
@@ -81,7 +82,8 @@ def train(
     if job.resume:
         trainer.resume()
     else:
-        trainer.prepare()
+        with progress_here("batches of the regression") as show:
+            trainer.prepare(show)
     rate = trainer.probe()
     left = (trainer.steps - trainer.step) * trainer.tokens_per_step
     if processes.is_main_process:

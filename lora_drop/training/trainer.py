@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ from lora_drop.models.load import LoadedModel
 from lora_drop.training.checkpoint import read_state, write_checkpoint
 from lora_drop.training.distill import Text, distillation, evaluated_cases, figures
 from lora_drop.training.draw import ANY_RATIO, PERIODS, RATIOS, Draw, draw
-from lora_drop.training.fit import Scales, fit, measure
+from lora_drop.training.fit import Batch, Scales, fit, measure
 from lora_drop.training.parts import bank_of, continued, parameters_of, screened_head
 from lora_drop.training.settings import TrainJob, TrainSettings, reproduce, run_settings
 from lora_drop.training.student import Layout
@@ -40,6 +40,13 @@ Progress = Callable[[int, int, str], None]  # what is done, all there is to do, 
 LOG = "train_log.jsonl"
 HELD_OUT = 0.02  # share of the windows that is not trained on
 EVALUATED = 8  # windows of each evaluation
+
+
+def _reported(batches: list[Batch], progress: Progress) -> Iterator[Batch]:
+    for done, batch in enumerate(batches):
+        progress(done, len(batches), "")
+        yield batch
+    progress(len(batches), len(batches), "")
 
 
 class Trainer:
@@ -99,11 +106,14 @@ class Trainer:
         """Bank of the current parameters; gradients of its tensors reach them."""
         return bank_of(self.parameters, self.start, self.scales)
 
-    def prepare(self) -> None:
+    def prepare(self, progress: Progress = lambda done, total, words: None) -> None:
         """Before the first step, fit the starting bank and its units by a regression over `fit_batches` batches.
 
         Only the units are used if there is a bank to start from, or if the regression is worse than B = 0: its errors
         add up from layer to layer, and with `state` from step to step.
+
+        Args:
+            progress: called before each batch of the regression with their number so far, their total and a text.
 
         Raises:
             LoraDropError: the bank to start from cannot be read, or is of another model, rule, rank or set of layers.
@@ -117,11 +127,11 @@ class Trainer:
             layout = Layout.of(batch.prompt_tokens, tokens.shape[1], batch.schedule.period, tokens.device)
             batches.append((tokens, layout))
         if batches and trained is not None:
-            self.scales = measure(self.loaded.model, self.start, batches)
+            self.scales = measure(self.loaded.model, self.start, _reported(batches, progress))
         elif batches:
             b, gate = ({i: t.clone() for i, t in store.items()} for store in (self.start.b, self.start.gate))
             plain = dataclasses.replace(self.start, b=b, gate=gate)  # with B = 0 any A will do
-            self.scales = fit(self.loaded.model, self.start, batches)
+            self.scales = fit(self.loaded.model, self.start, _reported(batches, progress))
             if self._first_loss(self.start) >= self._first_loss(plain):
                 self.start = plain
         self.fit_tokens = sum(tokens.numel() for tokens, _ in batches)

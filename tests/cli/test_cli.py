@@ -186,3 +186,10 @@ def test_page_passes_on_what_follows_its_name(monkeypatch):
     monkeypatch.setattr("lora_drop.ui.main", started, raising=False)
     assert main(["page"]) == main(["page", "--port", "80", "--model", "x"]) == main(["page", "--help"]) == 0
     assert calls == [[], ["--port", "80", "--model", "x"], ["--help"]]
+
+
+def test_the_script_s_usage_has_its_name(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["/usr/bin/lora-drop"])
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert capsys.readouterr().out.startswith("usage: lora-drop [")

@@ -176,6 +176,12 @@ def test_a_run_on_a_terminal(terminal, columns):
     assert "\x1b[?25h" in out.getvalue() and re.search(r"\x1b\[[0-9;]*3[0-9]", out.getvalue()), "cursor back; colours"
 
 
+def test_a_terminal_hears_of_the_model_before_it_is_loaded(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert main(RUN) == 0
+    assert "Loading the model." in sys.stderr.getvalue()
+
+
 def test_no_color_and_a_narrow_terminal(terminal, capsys):
     out = terminal(80, NO_COLOR="1")
     assert main([*RUN, "--compare", "skip"]) == 0

@@ -120,7 +120,7 @@ def test_a_killed_sweep_keeps_its_points_and_goes_on(data, banks, tmp_path, caps
     assert main(["sweep", "--data", str(data), *ARGS, "--out", str(out), *grid]) == 130
     kept = json.loads((out / "sweep.json").read_text())["rows"]
     assert [row["period"] for row in kept] == [2, 3] and len((out / "sweep.csv").read_text().splitlines()) == 3
-    capsys.readouterr()
+    assert "the point that was being measured is lost" in capsys.readouterr().err
 
     measure_at_most(9)
     result, err = swept(capsys, data, out, *grid)

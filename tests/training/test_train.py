@@ -253,6 +253,12 @@ def test_the_regression_alone_already_helps(tiny, windows, tmp_path):
     assert run.evaluate()["schedules"][0]["kl"] < 0.95 * before and run.fit_tokens == 12 * 48 * 4
 
 
+def test_the_regression_reports_its_batches(tiny, windows, tmp_path):
+    calls = []
+    trainer(tiny, windows, tmp_path, small(fit_batches=3)).prepare(lambda *call: calls.append(call))
+    assert calls == [(done, 3, "") for done in range(4)]
+
+
 def test_the_model_can_write_its_own_text(tmp_path, capsys):
     base = ["train", "--model", "random:tiny-llama", "--dtype", "float32", "--out", str(tmp_path / "out"), "--json"]
     small = ["--length", "32", "--batch-size", "2", "--max-tokens", "200", "--rank", "4", "--fit-batches", "0"]

@@ -16,6 +16,7 @@ from lora_drop.ui import start
     [
         (["--model", "random:nope"], "no random shape 'nope'"),
         (["--device", "toaster"], "unknown device 'toaster'"),
+        (["--device", "mps"], "Apple's GPU (mps) is not supported: use auto or cpu."),
     ],
 )
 def test_a_mistake_is_one_line(monkeypatch, capsys, tmp_path, options, words):

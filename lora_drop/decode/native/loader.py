@@ -272,7 +272,8 @@ def _opened(path: Path) -> int:
     """Open the library. Raises LoraDropError if it is damaged or others can write to it."""
     try:
         # No link is followed, and a pipe is not waited for.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        names = ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY")  # the last is Windows'
+        handle = os.open(path, os.O_RDONLY | sum(getattr(os, name, 0) for name in names))
     except OSError as error:
         raise LoraDropError(f"The compiled decode steps in {path} cannot be read ({error.strerror}).") from None
     try:
@@ -280,12 +281,17 @@ def _opened(path: Path) -> int:
         if os.name == "posix" and (about.st_uid not in (0, os.geteuid()) or about.st_mode & 0o022):
             raise LoraDropError(f"The compiled decode steps in {path} can be written by somebody else.")
         whole = stat.S_ISREG(about.st_mode) and about.st_size < MOST_BYTES
-        if not whole or not path.stem.endswith(_digest(os.pread(handle, about.st_size, 0))):
+        if not whole or not path.stem.endswith(_digest(_content(handle))):
             raise LoraDropError(f"The compiled decode steps in {path} are damaged.")
     except BaseException:
         os.close(handle)
         raise
     return handle
+
+
+def _content(handle: int) -> bytes:
+    with open(handle, "rb", closefd=False) as file:
+        return file.read()
 
 
 def _check(status: int, *_: Any) -> None:

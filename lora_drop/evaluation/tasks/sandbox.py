@@ -75,8 +75,13 @@ def protection() -> str:
     """`namespaces` if this machine allows them, else `limits`; determined by running a program.
 
     Raises:
-        LoraDropError: an empty program fails even with `limits`.
+        LoraDropError: this system has no limits on processes, or an empty program fails even with `limits`.
     """
+    if not hasattr(os, "killpg"):
+        raise LoraDropError(
+            "generated programs are not run on this system, which cannot limit them: run this task on Linux or macOS "
+            "(on Windows in WSL)."
+        )
     if sys.platform.startswith("linux") and run_program("pass", way="namespaces").passed:
         return "namespaces"
     outcome = run_program("pass", way="limits")

@@ -12,8 +12,8 @@ import hmac
 import threading
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
+import psutil
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -55,18 +55,9 @@ class Counters:
             lines = [f'lora_drop_refused_total{{reason="{reason}"}} {self._refused[reason]}' for reason in REASONS]
             lines += [f"lora_drop_{name}_total {float(amount)}" for name, amount in sorted(self._sums.items())]
         tokens, seconds = self._sums["tokens"], self._sums["decode_seconds"]
-        now |= {"paused": self.paused, "memory_bytes": resident_bytes()}
+        now |= {"paused": self.paused, "memory_bytes": psutil.Process().memory_info().rss}
         now |= {"tokens_per_second": tokens / seconds if seconds else 0.0}
         return "\n".join([*lines, *(f"lora_drop_{name} {float(value)}" for name, value in now.items())]) + "\n"
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process in bytes; 0 where there is no /proc."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    return pages * 4096
 
 
 def routes(token: str, counters: Counters, now: Callable[[], dict[str, float]]) -> list[Route]:
