@@ -14,7 +14,7 @@ from lora_drop.cli.output import print_json, progress, say
 from lora_drop.method.fields import settings_in
 from lora_drop.paths import only_writer
 from lora_drop.run.report.commands import COMMAND
-from lora_drop.training.settings import TrainJob, TrainSettings
+from lora_drop.training.settings import TRACKERS, TrainJob, TrainSettings
 
 PROMPT = "Explain why the sky is blue."  # of the command that is printed last
 
@@ -34,6 +34,9 @@ def add(commands: Commands) -> None:
     parser.add_settings(settings_in(TrainSettings))
     parser.add_argument("--evaluate-every", type=int, default=TrainJob.evaluate_every, metavar="STEPS")
     parser.add_argument("--checkpoint-every", type=int, default=TrainJob.checkpoint_every, metavar="STEPS")
+    parser.add_argument(
+        "--report-to", choices=TRACKERS, help="also send each step's figures to this tracker, which must be installed"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
 
 

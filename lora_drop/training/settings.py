@@ -15,6 +15,7 @@ from lora_drop.method.presets import READABLE, preset_named
 from lora_drop.method.schedule import KvRule, Part, Refresh, ReuseRule
 from lora_drop.method.settings import BY_NAME, MAX_SEED
 
+TRACKERS = ("tensorboard", "wandb")
 Loss = Literal["kl", "sharp", "argmax", "text"]
 
 
@@ -122,6 +123,7 @@ class TrainJob:
         resume: go on from the last checkpoint in `out`.
         evaluate_every: in steps.
         checkpoint_every: in steps.
+        report_to: the tracker of accelerate that gets each step's figures too, one of `TRACKERS`.
         model: as `load_model` takes it.
         device: the same.
         dtype: the same.
@@ -140,6 +142,7 @@ class TrainJob:
     resume: bool = False
     evaluate_every: int = 50
     checkpoint_every: int = 20
+    report_to: str | None = None
     model: str = "bundled"
     device: str = "auto"
     dtype: str = "auto"

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import parse_flag_from_env
 
 from lora_drop.decode.lane import not_finite
@@ -57,6 +58,8 @@ def train(
         raise LoraDropError(f"{job.out.name} holds a checkpoint: go on with --resume, or name another --out.")
     if not job.data and not job.self_generate:
         raise LoraDropError("there is no text to train on: give --data FILES, --self-generate N, or both.")
+    if job.report_to and job.report_to not in get_available_trackers():  # accelerate would go on without
+        raise LoraDropError(f"{job.report_to} is not installed: pip install {job.report_to}.")
     turns = [Turn.parse(text) for text in job.chat]
     # Accelerate's variable for a launch on CPUs; it reads it in `Accelerator` alone, and there too late.
     processes, device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")), job.device

@@ -24,6 +24,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from lora_drop.adapters.bank import AdapterBank
+from lora_drop.adapters.card import dropped_in
 from lora_drop.adapters.find import base_of
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
@@ -69,7 +70,7 @@ class Trainer:
         held_out: list[Text] | None = None,
     ):
         self.loaded, self.settings, self.job, self.out = loaded, settings, job, job.out
-        self.accelerator = Accelerator()
+        self.accelerator = Accelerator(log_with=job.report_to, project_dir=str(job.out))
         self.windows, self.counted = windows, torch.ones_like(windows).bool() if counted is None else counted
         self.held_out = held_out or self._apart()
         draw(settings, 0, len(self.windows), loaded.num_layers)  # refuses a ratio that skips nothing
@@ -274,6 +275,8 @@ class Trainer:
             progress: called with the steps so far, all of them, and the last one's figures in words.
         """
         main, evaluation = self.accelerator.is_main_process, None
+        settings = dataclasses.asdict(self.settings)
+        self.accelerator.init_trackers("lora-drop", {name: settings[name] for name in settings if settings[name]})
         progress(self.step, self.steps, "")
         if self.step == 0:  # before training
             evaluation = self.evaluate()
@@ -298,9 +301,15 @@ class Trainer:
                     )
                 if last or self.step % checkpoint_every == 0:
                     self.save(evaluation)
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
         return evaluation or self.evaluate()
 
     def _log(self, entry: dict[str, Any]) -> None:
+        rows = entry.get("evaluation", {}).get("schedules", ())
+        figures: dict[str, float] = {name: entry[name] for name in ("loss", "agreement") if name in entry}
+        figures |= {f"kl, period {row['period']}, {dropped_in(row)}": row["kl"] for row in rows}
+        self.accelerator.log(figures, step=entry["step"])
         try:
             with (self.out / LOG).open("a", encoding="utf-8") as log:
                 log.write(json.dumps(entry) + "\n")

@@ -7,8 +7,11 @@ import shlex
 from pathlib import Path
 from typing import get_args
 
+import accelerate.tracking
 import pytest
 import torch
+from accelerate.tracking import GeneralTracker
+from accelerate.utils import LoggerType
 from torch.nn.functional import cross_entropy
 
 from lora_drop.adapters.bank import AdapterBank
@@ -257,6 +260,52 @@ def test_the_regression_reports_its_batches(tiny, windows, tmp_path):
     calls = []
     trainer(tiny, windows, tmp_path, small(fit_batches=3)).prepare(lambda *call: calls.append(call))
     assert calls == [(done, 3, "") for done in range(4)]
+
+
+def test_a_tracker_gets_the_figures_of_the_log(tiny, windows, tmp_path, monkeypatch, capsys):
+    """A stand-in, as accelerate makes the real ones; one that is not installed is one line."""
+    seen = []
+
+    class Tracker(GeneralTracker):
+        name, requires_logging_directory, tracker = "tensorboard", True, None
+
+        def __init__(self, run_name, logging_dir):
+            super().__init__()
+            seen.append(logging_dir)
+
+        def store_init_configuration(self, values):
+            seen.append(values)
+
+        def log(self, values, step):
+            seen.append((step, values))
+
+        def finish(self):
+            seen.append("finished")
+
+    argv = [
+        "train",
+        "--model",
+        "random:tiny-llama",
+        "--data",
+        str(tmp_path / "text.txt"),
+        "--out",
+        str(tmp_path / "a"),
+    ]
+    monkeypatch.setattr(accelerate.tracking, "_available_trackers", [])
+    assert main([*argv, "--report-to", "wandb"]) == 2 and "pip install wandb" in capsys.readouterr().err
+    monkeypatch.setattr(accelerate.tracking, "_available_trackers", [LoggerType.TENSORBOARD])
+    monkeypatch.setitem(accelerate.tracking.LOGGER_TYPE_TO_CLASS, "tensorboard", Tracker)
+    (tmp_path / "out").mkdir()
+    job = TrainJob(tmp_path / "out", [Path("text.txt")], report_to="tensorboard")
+    Trainer(tiny, small(max_tokens=48 * 4 * 2), job, windows).run(100, 100)
+    folder, settings, *rows, end = seen
+    assert folder == str(tmp_path / "out") and settings["rank"] == 8 and end == "finished"
+    log = [json.loads(line) for line in (tmp_path / "out" / trainer_module.LOG).read_text().splitlines()]
+    assert [step for step, _ in rows] == [entry["step"] for entry in log] == [0, 1, 2]
+    assert rows[1][1]["loss"] == log[1]["loss"]
+    assert [value for name, value in rows[2][1].items() if name.startswith("kl")] == [
+        row["kl"] for row in log[2]["evaluation"]["schedules"]
+    ]
 
 
 def test_the_model_can_write_its_own_text(tmp_path, capsys):
