@@ -108,9 +108,13 @@ def find_client(spool: Path) -> tuple[str, list[str]]:
     if uv := shutil.which("uv"):
         return "uv", [
             uv,
-            *"pip install --no-progress --python".split(),
+            "pip",
+            "install",
+            "--no-progress",
+            "--python",
             sys.executable,
-            f"--cache-dir={spool / 'cache'}",
+            "--cache-dir",
+            str(spool / "cache"),
         ]
     raise LoraDropError(
         f"there is no pip in this Python environment and no uv on the PATH, and one of them is needed once to fetch "

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lora_drop.cli.arguments import Parser, load, read_data_prompts
-from lora_drop.cli.output import cell, note, print_table, progress, say, spread
+from lora_drop.cli.output import cell, note, print_table, progress, spread
 from lora_drop.errors import LoraDropError
 from lora_drop.method.fields import SCHEDULE, Setting, read_layer_order
 from lora_drop.method.kinds import Whole
@@ -73,7 +73,6 @@ def run(args: argparse.Namespace) -> None:
     axes, order = _axes(args), read_layer_order(args.drop_order)
     before = PRESETS_FILE.read(args.before)["rows"] if args.before else []
     source = {"file": args.data.name if args.data else "held-out prompts", "limit": args.limit}
-    say("A setting takes one to two minutes on two cores; from the second on a terminal shows the time left.")
     with SEARCH.writing(args.out), progress("settings") as show:
         state = search(load(args), base, axes, limits, prompts, source, args.out, order, args.context_tokens, show)
         presets = [row | {"loss": loss_of(row)} for row in before]

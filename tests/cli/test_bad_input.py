@@ -143,7 +143,7 @@ def refused(line: str, capsys, caplog, monkeypatch, folder: Path) -> str:
     return re.sub(r"[0-9a-f]{16}(?=\.part)", "", text)
 
 
-@pytest.mark.timeout(900)  # 371 commands: 15 s on an idle machine
+@pytest.mark.timeout(900)  # 370 commands: 15 s on an idle machine
 def test_bad_input_is_one_line_and_exit_code_2(shelf, monkeypatch, capsys, caplog):
     monkeypatch.chdir(shelf)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

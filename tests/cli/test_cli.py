@@ -178,7 +178,7 @@ def test_fetch_prints_the_folder_of_the_bundled_model(capsys, monkeypatch, tmp_p
 
 def test_page_passes_on_what_follows_its_name(monkeypatch):
     def started(argv, prog):
-        assert prog == "lora_drop page"
+        assert prog == "lora-drop page"
         calls.append(argv)
         return 0
 

@@ -75,7 +75,7 @@ def asked(prompt: str, tokens: int, **settings: Any) -> dict[str, list[Any]]:
     """The body of a call; what is not named has its default."""
     values = {one.name: one.default for one in callbacks.settings_of(callbacks.RUN)}
     values |= {"max_new_tokens": tokens, "layers": "1-4", "ignore_eos": True, "audit": False, "lanes": "both"}
-    return {"data": [prompt, *((values | settings).get(name) for name in callbacks._OPTIONS)]}
+    return {"data": [prompt, *((values | settings).get(name) for name in callbacks.SENT["generate"][1:])]}
 
 
 @pytest.fixture(scope="module")

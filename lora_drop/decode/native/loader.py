@@ -63,7 +63,7 @@ def library() -> Library | None:
 
     Its functions raise MemoryError if there is no memory, and LoraDropError if there are no more threads.
     """
-    path, refused = os.environ.get("LORA_DROP_NATIVE", "1"), ""
+    path, refused = _path_wanted(), ""
     if path == "0":
         return None
     if path not in ("1", *PATHS):
@@ -78,9 +78,13 @@ def library() -> Library | None:
     return build(find_compiler(), cache_dir() / "native", name and PATHS[name], refused)
 
 
+def _path_wanted() -> str:
+    return os.environ.get("LORA_DROP_NATIVE", "1")
+
+
 def why_missing() -> Literal["off", "compiler", "build"]:
     """Why there is no library: turned off, no compiler, or a build that failed. `library` has printed the details."""
-    if os.environ.get("LORA_DROP_NATIVE") == "0":
+    if _path_wanted() == "0":
         return "off"
     return "build" if find_compiler() else "compiler"
 
