@@ -170,7 +170,9 @@ def run_settings(settings: TrainSettings, num_layers: int, base: str) -> dict[st
         count = settings.drop_count or len(config.schedule_for(num_layers).dropped)
         changes["drop_layers"] = tuple(sorted(settings.order[:count]))
     config = config.replace(**changes)
-    return {name: BY_NAME[name].kind.write(getattr(config, name)) for name in config.differences()}
+    listed = {"layers", "drop_ratio"} if config.drop_layers is not None else set()  # layers are named in one way
+    names = [name for name in config.differences() if name not in listed]
+    return {name: BY_NAME[name].kind.write(getattr(config, name)) for name in names}
 
 
 def reproduce(settings: TrainSettings, job: TrainJob, model: str) -> str:

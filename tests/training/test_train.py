@@ -17,8 +17,9 @@ from torch.nn.functional import cross_entropy
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.cli.main import _parser, main
 from lora_drop.errors import LoraDropError
+from lora_drop.method.presets import READABLE, config_from, preset_named
 from lora_drop.method.schedule import Schedule
-from lora_drop.models.load import load_model
+from lora_drop.models.load import BUNDLED_ID, load_model
 from lora_drop.models.tokens import encode_prompt, encode_text
 from lora_drop.training import trainer as trainer_module
 from lora_drop.training.checkpoint import CHECKPOINT
@@ -27,7 +28,7 @@ from lora_drop.training.distill import distillation
 from lora_drop.training.draw import draw
 from lora_drop.training.parts import HEAD_WINDOWS, screened_head
 from lora_drop.training.self_generate import Text
-from lora_drop.training.settings import Loss, TrainJob, TrainSettings
+from lora_drop.training.settings import Loss, TrainJob, TrainSettings, run_settings
 from lora_drop.training.student import student_states
 from lora_drop.training.trainer import Trainer
 from tests.support.decoding import random_bank
@@ -402,6 +403,17 @@ def test_the_defaults_are_what_the_presets_run_with(tiny, windows, tmp_path):
     bank = AdapterBank.load(tmp_path / "out")
     assert (bank.refresh, bank.kv) == ("repair", "write")
     assert (bank.head.rank, bank.head.best) == (64, 258)  # all that a tiny model has
+
+
+@pytest.mark.parametrize("base", ["random:tiny-llama", BUNDLED_ID])
+@pytest.mark.parametrize("order", [None, "9,4,7"])
+def test_the_settings_of_a_bank_are_those_of_the_preset(base, order):
+    texts = run_settings(TrainSettings(drop_order=order), 30, base)
+    config, preset = config_from({"adapters": "ours"}, base, texts), preset_named(READABLE, base).config
+    skipped = (4, 7, 9) if order else preset.schedule_for(30).dropped
+    assert config.adapters == "ours" and config.schedule_for(30).dropped == skipped
+    same = {"adapters": "auto", "drop_layers": None, "drop_ratio": 1.0}
+    assert config.replace(**same) == preset.replace(**same)
 
 
 def test_a_run_can_leave_a_screened_head(tiny, windows, tmp_path):
