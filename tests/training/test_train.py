@@ -14,6 +14,7 @@ from accelerate.tracking import GeneralTracker
 from accelerate.utils import LoggerType
 from torch.nn.functional import cross_entropy
 
+import lora_drop
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.cli.main import _parser, main
 from lora_drop.errors import LoraDropError
@@ -247,6 +248,16 @@ def test_the_command_leaves_a_bank_that_run_takes(tmp_path, capsys):
     os.replace(tmp_path / "out" / CHECKPOINT, tmp_path / "out" / "checkpoint.old")  # as a kill may leave it
     assert main(run) == 0
     assert json.loads(capsys.readouterr().out)["lora_drop"]["token_ids"] == answer["lora_drop"]["token_ids"]
+
+
+def test_python_trains_and_saves_as_documented(tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    job = lora_drop.TrainJob(tmp_path / "out", data=[tmp_path / "text.txt"], model="random:tiny-llama")
+    lines = []
+    result = lora_drop.train(small(max_tokens=48 * 4), job, tell=lines.append)
+    assert result["steps"] == 1 and [line.partition(":")[0] for line in lines] == ["memory", "time"]
+    lora_drop.AdapterBank.load(tmp_path / "out").save_pretrained(tmp_path / "bank")
+    assert AdapterBank.load(tmp_path / "bank").meta["tokens"] == 48 * 4
 
 
 def test_the_regression_alone_already_helps(tiny, windows, tmp_path):
