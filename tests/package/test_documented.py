@@ -46,6 +46,7 @@ NOT_HERE = {
             r"(\S+=\S+ )?python (-O )?-m (scripts|pytest|build|twine)\b",
             r"python tests/",
             r"source ",
+            r"uv ",  # test_editable.py
         ),
     ),
     "needs a page that runs": (r"curl ", r".*from gradio_client import"),
