@@ -4,7 +4,15 @@ import dataclasses
 
 import pytest
 
-from lora_drop.run.report.speed import GAIN, SLOWER, at_the_same_time, speed_of, speedup_interval, speedup_words
+from lora_drop.run.report.speed import (
+    GAIN,
+    SLOWER,
+    at_the_same_time,
+    paired,
+    speed_of,
+    speedup_interval,
+    speedup_words,
+)
 from lora_drop.run.report.words import loop_words, rule_words, setting_words
 from lora_drop.run.trace.records import Header, Summary
 from lora_drop.run.wire import page_values
@@ -62,6 +70,16 @@ def test_cycles_are_paired_with_what_ran_at_the_same_time():
     ]
     assert at_the_same_time([(1, 10.0)] * 9, [(3, 30.0)], "race") == [((3, 30.0), (3, 30.0))]
     assert at_the_same_time([], own, "race") == at_the_same_time(base, [], "race") == []
+
+
+def test_from_eight_prompts_on_whole_prompts_are_drawn():
+    """The cycles of one prompt are alike, those of another not: of few prompts the cycles say too much."""
+    fast, slow = [[((3, ms), (3, 30.0))] * 20 for ms in (20.0, 40.0)]
+    (low, high), (few_low, few_high) = paired([fast, slow] * 4)[1], paired([fast, slow] * 3)[1]
+    assert high - low > 2 * (few_high - few_low)
+    speedup, (low, high) = paired([fast] * 8 + [[]])
+    assert low == speedup == high == 1.5
+    assert paired([]) == (None, None) and paired([[((3, 0.0), (3, 30.0))] * 9]) == (None, None)
 
 
 def test_load_that_meets_both_lanes_widens_no_interval():
