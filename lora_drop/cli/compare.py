@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 from lora_drop.cli.arguments import Commands, add_command, load, read_measured
-from lora_drop.cli.output import Column, note, print_json, print_table, progress, spread
+from lora_drop.cli.output import Column, Row, cell, note, print_json, print_table, progress, spread
 from lora_drop.errors import LoraDropError
 
 SEARCHED = 8  # prompts
@@ -54,5 +55,16 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print_json(content)
         return
-    print_table(reported(content), COLUMNS)
-    print(winner_words(content))
+    rows = reported(content)
+    print_table(rows, COLUMNS)
+    for split, words in (("by_repeats", "Of answers that repeat"), ("by_kind", "By kind of prompt")):
+        groups = dict.fromkeys(group for row in rows for group in row.get(split, ()))
+        if len(groups) > 1:
+            print(f"\n{words}:")
+            print_table(rows, {"method": ("method",)} | {group: partial(_part, split, group) for group in groups})
+    print(f"\n{winner_words(content)}")
+
+
+def _part(split: str, group: str, row: Row) -> str:
+    part = row.get(split, {}).get(group, {})
+    return f"{cell(part.get('speedup'), '.2f', 'x')} {spread(part)}"

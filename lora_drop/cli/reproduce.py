@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > 1:
         note(f"this machine is busy (load {os.getloadavg()[0]:.1f}): rows may differ for that. It is better idle.")
     seconds = seconds_needed(loaded, shipped, prompts)
-    time = f" takes about {max(1, round(seconds / 60))} minutes" if seconds else ""
+    time = f" takes about {max(1, round(seconds / 60))} min" if seconds else ""
     say(f"{len(prompts.texts)} prompts, all methods in turn:{time}. Stopped, the same command goes on.")
     with COMPARE.writing(folder), progress("prompts", 60) as show:
         rows = reproduce(loaded, shipped, prompts, folder, show)

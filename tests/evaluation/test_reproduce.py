@@ -44,7 +44,7 @@ def test_each_row_agrees_or_differs(shipped, capsys):
     rows = json.loads(out)
     assert code == 0 and [row["verdict"] for row in rows] == ["agrees"] * 3
     assert {row["method"] for row in rows} == {"balanced", "prune:2", "prompt-lookup:1:2"}
-    assert "3 prompts, all methods in turn: takes about 1 minutes" in err and "tokens/s here, and at" in err
+    assert "3 prompts, all methods in turn: takes about 1 min" in err and "tokens/s here, and at" in err
     shipped(rows=lambda row: {name: 2 * row[name] for name in ("speedup", "speedup_low", "speedup_high")})
     code, out, err = reproduced(capsys)
     assert code == 0 and out.count("differs in speedup") == 3 and "speedup there" in out.splitlines()[0]
