@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
 from functools import partial
 
@@ -27,7 +25,6 @@ def run(args: argparse.Namespace) -> None:
     from lora_drop.evaluation.reproduce import conditions, reproduce, seconds_needed
     from lora_drop.method.presets import is_bundled
     from lora_drop.models.load import load_model
-    from lora_drop.models.place import describe_device
     from lora_drop.paths import SHIPPED_METHODS, cache_dir
     from lora_drop.run.results.files import COMPARE
 
@@ -41,9 +38,7 @@ def run(args: argparse.Namespace) -> None:
         raise LoraDropError(
             f"the table is of {model}, which cannot be loaded here, so no row was measured: {error}"
         ) from None
-    about = [prompts.about, shipped["date"], describe_device(loaded.device)]
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-    folder = args.out or cache_dir() / "reproduced" / digest[:16]
+    folder = args.out or cache_dir() / "reproduced" / f"{prompts.about['sha256'][:16]}-{len(prompts.texts)}"
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > 1:
         note(f"this machine is busy (load {os.getloadavg()[0]:.1f}): rows may differ for that. It is better idle.")
     seconds = seconds_needed(loaded, shipped, prompts)

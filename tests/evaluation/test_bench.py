@@ -15,13 +15,13 @@ from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure import bench_reference
 from lora_drop.evaluation.measure.bench import bench, beside, median_ms, rate_of, time_lanes
 from lora_drop.evaluation.measure.bench_reference import gguf_of, hf_generate, isolated
+from lora_drop.evaluation.measure.pairs import read_prompt_set
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes, speed_bound, step_bytes
 from lora_drop.method.presets import PRESETS
 from lora_drop.method.schedule import baseline_schedule
 from lora_drop.models.load import load_model
 from lora_drop.run.request import LanePlan, baseline_lane
-from lora_drop.run.results.prompts import HELD_OUT
 from lora_drop.run.trace.records import BASELINE, LORA_DROP, JudgeRecord, RewindRecord, StepRecord
 from tests.support import ROOT
 
@@ -92,7 +92,7 @@ def test_a_setting_that_depends_on_the_text_is_timed_on_real_prompts(tiny, monke
     trained = dataclasses.replace(tiny, id="trained", weights=None)
     config = LoraDropConfig(period=3, drop_ratio=1.0, refresh="repair", kv="write", accept=0.5, adapters="none")
     result = bench(trained, config, new_tokens=12, rounds=1)
-    assert result["config"]["prompts"] == list(HELD_OUT[:4]) and 0 <= result["accepted"] <= 1
+    assert result["config"]["prompts"] == list(read_prompt_set(limit=4).texts) and 0 <= result["accepted"] <= 1
     assert result["token_cost"] == pytest.approx((2 * result["lora_cost"] + 1 + 2 * result["row_cost"]) / 3)
     fixed = bench(tiny, LoraDropConfig(period=3), new_tokens=12, rounds=1, prompts=["Why?"])
     assert fixed["config"]["prompts"] == ["Why?"]

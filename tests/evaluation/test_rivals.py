@@ -14,7 +14,10 @@ from lora_drop.run.results.prompts import HELD_OUT
 from scripts import methods_frontier
 from tests.support import ROOT
 
-PROMPTS, OTHERS = PromptSet(("a b a b", "c d"), ("chat", "code"), {"file": "x", "prompts": 2}), ["e f e f"]
+PROMPTS, OTHERS = (
+    PromptSet(("a b a b", "c d"), ("chat", "code"), {"file": "x", "sha256": "0", "prompts": 2}),
+    ["e f e f"],
+)
 
 
 def test_values_are_searched_on_other_prompts_and_a_row_is_measured_once(tiny, tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ import torch
 from lora_drop.adapters.find import find_bank
 from lora_drop.decode.clock import Clock
 from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.measure.pairs import read_prompt_set
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import step_bytes
 from lora_drop.method.presets import SCREENED_HEAD
@@ -33,7 +34,6 @@ from lora_drop.models.tokens import encode_prompt, encode_text
 from lora_drop.run.report.report import Report
 from lora_drop.run.report.speed import paired, quotient
 from lora_drop.run.request import LanePlan, Plan, Request, baseline_lane
-from lora_drop.run.results.prompts import HELD_OUT
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import BASELINE, LORA_DROP, Header, StepRecord
 
@@ -185,7 +185,7 @@ def bench(
 
     Args:
         prompts: real ones, answered to their stop tokens; `prompt_tokens` has no effect then. By default a setting
-            with a trigger or with `accept` is measured on held-out prompts.
+            with a trigger or with `accept` is measured on the first report prompts.
 
     Returns:
         The `bench` object of the contract, without the references (`bench_reference`), and more: the baseline's
@@ -283,7 +283,7 @@ def _prompts_for(loaded: LoadedModel, config: LoraDropConfig) -> Sequence[str]:
             f"the speed of a setting with a trigger or with accept depends on the text, and {loaded.id} has random "
             "weights: take a trained model, or leave both off."
         )
-    return HELD_OUT[:TEXTS]
+    return read_prompt_set(limit=TEXTS).texts
 
 
 def _check(loaded: LoadedModel, lengths: dict[str, int], texts: list[list[int]]) -> None:

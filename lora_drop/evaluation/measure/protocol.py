@@ -71,7 +71,7 @@ def measure_lanes(
             cannot be written.
     """
     file, numbers = Lines(folder / COUNTS, _Counts), range(len(prompts.texts))
-    before = [rate for row in others if (rate := row["baseline_tokens_per_second"])]
+    before = [rate for row in others if (rate := row.get("baseline_tokens_per_second"))]
     done = {(row["lane"], row["prompt"]) for row in file.records}
     missing = {i: [name for name in lanes if (name, i) not in done] for i in numbers}
     rows: dict[str, Row] = {}

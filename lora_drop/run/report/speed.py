@@ -86,11 +86,6 @@ def _summed(cycles: Sequence[Cycle]) -> Cycle:
     return sum(tokens for tokens, _ in cycles), sum(ms for _, ms in cycles)
 
 
-def speedup_interval(pairs: Sequence[Pair]) -> list[float] | None:
-    """95% interval of `paired` over the cycles of one run."""
-    return paired([pairs])[1]
-
-
 def is_by_chance(speedup: float | None, bound: float | None) -> bool:
     """True if a speedup is beyond what the bytes allow."""
     return bool(speedup and bound and speedup > BY_CHANCE * bound)
