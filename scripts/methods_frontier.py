@@ -43,11 +43,13 @@ def lines(content: dict[str, Any]) -> str:
     about = (
         f"{content['model']['id'].removeprefix('bundled:')} on {device['threads']} threads of {device['name']}, "
         f"{content['date'][:10]}: {data['prompts']} prompts of `{data['file']}` (sha256 {data['sha256'][:16]}), "
-        f"greedy answers of at most {tokens} tokens, beside the full model."
+        f"greedy answers, at most {tokens} tokens."
     )
     rates = [row["baseline_tokens_per_second"] for row in reported(content)]
     if max(rates) > (1 + OFF) * min(rates):
-        about += f" It ran at {min(rates):.0f} to {max(rates):.0f} tokens/s beside them: rows compare roughly."
+        about += (
+            f" The full model ran at {min(rates):.0f} to {max(rates):.0f} tokens/s beside them: they compare roughly."
+        )
     address = (SHIPPED_METHODS.relative_to(SHIPPED_METHODS.parents[1]) / PICTURE).as_posix()
     words = f"**{winner_words(content)}** ([All methods]({address}).)"
     return "\n\n".join([_filled(about), "\n".join(table(content)), _filled(words)]) + "\n"

@@ -40,7 +40,7 @@ class Case:
     @property
     def name(self) -> str:
         """Stands for the preset with its setting and its adapters."""
-        return json.dumps(self.key)
+        return json.dumps([self.key, self.bare])
 
     def is_of(self, row: Row) -> bool:
         """True if a row is this case's, and was not refused."""

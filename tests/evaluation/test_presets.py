@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from lora_drop.adapters import find
 from lora_drop.cli.main import main
 from lora_drop.decode.head import CODE_BYTES
 from lora_drop.evaluation import presets as module
@@ -13,6 +14,7 @@ from lora_drop.evaluation.measure import texts
 from lora_drop.method.cost import Corrections, ModelShape, speed_bound
 from lora_drop.method.presets import COMPARISONS, PRESETS, presets_for
 from lora_drop.run.results.prompts import EXAMPLES, SAMPLE_PROMPTS
+from tests.support.parts import full_bank
 
 TINY = ["--model", "random:tiny-llama", "--dtype", "float32"]
 BUNDLED = ModelShape(30, 576, 9, 3, 64, 1536, 49_152, tied=True)  # a test holds it against the model itself
@@ -91,6 +93,16 @@ def test_rows_have_adapters_and_none(data, bank, short, tmp_path, capsys):
     assert all(row["speedup_low"] <= row["speedup"] <= row["speedup_high"] for row in content["rows"])
     assert all(row["by_kind"].keys() == {"chat", "code"} for row in content["rows"])
     assert all(row["free_regret_low"] <= row["free_regret"] <= row["free_regret_high"] for row in content["rows"])
+
+
+def test_a_preset_without_its_corrections_is_timed_by_itself(tiny, tmp_path, monkeypatch):
+    """Also where its screened head is in the same adapters."""
+    monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path / "banks")
+    bank = full_bank(tiny, "residual")
+    bank.revision, bank.num_layers, bank.refresh, bank.kv = tiny.revision, tiny.num_layers, "repair", "write"
+    bank.save(tmp_path / "banks" / "ours")
+    cases = module._cases(tiny, "Why?")
+    assert len({case.name for case in cases}) == len(cases) > len(PRESETS)
 
 
 def test_a_killed_measurement_goes_on_and_what_is_out_of_date_is_renewed(

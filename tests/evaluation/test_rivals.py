@@ -8,7 +8,7 @@ from lora_drop.evaluation import rivals
 from lora_drop.evaluation.measure.pairs import PromptSet
 from lora_drop.paths import SHIPPED_METHODS
 from lora_drop.run.exports.figures.methods import PICTURE, frontier_picture
-from lora_drop.run.results.compared import accepted_words, reported, winner_words
+from lora_drop.run.results.compared import accepted_words, repeats_words, reported, winner_words
 from lora_drop.run.results.files import COMPARE
 from lora_drop.run.results.prompts import HELD_OUT
 from scripts import methods_frontier
@@ -75,6 +75,14 @@ def test_the_winner_is_named(rows, words, without):
 def test_accepted_drafts_say_why():
     content = {"rows": [row_of("layerskip:2:1", 0.8, accepted=0.4), row_of("balanced", 1.1, accepted=0.9)]}
     assert "LoRA-Drop, Balanced 90%; LayerSkip (exit 2, draft length 1) 40%" in accepted_words(content)
+
+
+def test_speeds_by_repetition_are_said_where_they_were_measured():
+    by_repeats = {"under 5%": {"speedup": 1.06}, "50% and more": {"speedup": None}}
+    rows = [row_of("prompt-lookup:1:3", 1.19) | {"by_repeats": by_repeats}, row_of("balanced", 1.1)]
+    words = repeats_words({"rows": rows})
+    assert "repeats under 5%, 50% and more of its 4-grams: Prompt lookup (draft length 1, n-gram 3) 1.06x, –." in words
+    assert repeats_words({"rows": rows[1:]}) == ""
 
 
 def test_the_stored_frontier_is_of_other_prompts_and_in_step():
