@@ -17,6 +17,7 @@ from typing import Any
 
 from lora_drop.cli.main import main as lora_drop
 from lora_drop.cli.output import spread
+from lora_drop.evaluation.measure.pairs import read_prompt_set
 from lora_drop.evaluation.measure.protocol import OFF, REPEATS
 from lora_drop.method.presets import PRESETS
 from lora_drop.paths import CHECKOUT, SHIPPED_METHODS
@@ -45,6 +46,8 @@ def lines(content: dict[str, Any]) -> str:
         f"{content['date'][:10]}: {data['prompts']} prompts of `{data['file']}` (sha256 {data['sha256'][:16]}), "
         f"greedy answers, at most {tokens} tokens."
     )
+    if data["sha256"] == read_prompt_set().about["sha256"]:
+        about += " Nothing was chosen on them."
     rates = [row["baseline_tokens_per_second"] for row in reported(content)]
     if max(rates) > (1 + OFF) * min(rates):
         about += (
@@ -63,7 +66,7 @@ def table(content: dict[str, Any]) -> Iterator[str]:
     is_split = any("by_repeats" in row for row in rows.values())
     yield (
         "| | what is skipped | regret/worst | speed (95% interval)/bound |"
-        + (f" by repeats: {', '.join(REPEATS)} |" if is_split else "")
+        + (f" speed by repeats: {', '.join(REPEATS)} |" if is_split else "")
         + " KV saved |"
     )
     yield "|---|---|---|---|---|" + "---|" * is_split
