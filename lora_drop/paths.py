@@ -40,6 +40,7 @@ SHIPPED_SWEEPS = ASSETS / "sweeps"
 SHIPPED_RECORDED = ASSETS / "recorded" / "show-me.jsonl"
 SHIPPED_SHAPES = ASSETS / "shapes"
 SHIPPED_METHODS = ASSETS / "methods"
+REPORT_PROMPTS = ASSETS / "prompts" / "report.jsonl"
 DRAFT = re.compile(r"\.[0-9a-f]{16}\.part")
 
 
