@@ -111,7 +111,7 @@ def test_a_killed_writer_leaves_no_lock_and_its_draft_goes(tmp_path):
 
 
 def test_a_file_system_without_locks(tmp_path, monkeypatch):
-    def none(*_):
+    def none(*_, **__):
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr(system, "FileLock", lambda *_, **__: Mock(acquire=none))

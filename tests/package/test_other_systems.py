@@ -13,7 +13,7 @@ from lora_drop.paths import CHECKOUT, bytes_on_disk, cache_dir
 
 WITHOUT = """
 import os, sys
-import filelock, psutil  # have forms of their own for Windows, and take Linux's here
+import filelock, platformdirs, psutil  # have forms for Windows, and take Linux's here
 del psutil.Process.rlimit
 for name in "pread pwrite killpg getpgid setsid fork nice getuid geteuid O_NOFOLLOW O_NONBLOCK".split():
     delattr(os, name)
