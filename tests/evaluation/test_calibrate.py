@@ -199,6 +199,12 @@ def test_a_broken_file_is_no_calibration_and_is_replaced(tiny, folder, content):
     assert speeds_here(tiny) == {}
 
 
+def test_a_row_without_a_speed_says_no_gain(tiny):
+    write_calibration(tiny, [row_of() | {"speedup": None}])
+    assert calibration.gain_here(speeds_here(tiny)["fast"]) is None
+    assert all("faster" not in row["short"] for row in preset_facts(tiny)["presets"])
+
+
 @pytest.mark.full
 def test_two_hundred_mutations_say_a_speed_or_none(tiny, folder):
     head = row_of() | {"lane": HEAD, "config": head_config(8).differences()}

@@ -84,7 +84,7 @@ def write_calibration(loaded: LoadedModel | ModelInfo, rows: list[Row]) -> Conte
 
 def gain_here(row: Row | None) -> Gain | None:
     """What a row's speed says; None where it says nothing: too noisy, too short, or beyond what the bytes allow."""
-    if row is None or is_by_chance(row["speedup"], row["bound"]):
+    if row is None or row["speedup"] is None or is_by_chance(row["speedup"], row["bound"]):
         return None
     gain = speed_of(row["speedup"], row["speedup_interval"])
     return None if gain == "noisy" else gain
