@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from gguf import GGMLQuantizationType
 
 from lora_drop.cli import fetch as command
 from lora_drop.cli.main import main
@@ -22,6 +23,7 @@ from lora_drop.models import hub, named
 from lora_drop.models.load import load_model
 from lora_drop.models.named import NAMED, OnlyAnonymous, checked_file, fetch_named
 from lora_drop.models.pool import allowed_models
+from tests.support.gguf_files import write
 from tests.support.workshop import artifact
 
 PARTS = 3
@@ -204,7 +206,8 @@ def test_the_hub_comes_first(model, monkeypatch, tmp_path):
     assert checked_file(model) == there
 
 
-def test_a_model_of_a_name_is_loaded_by_it(model, monkeypatch, tiny_gguf):
+def test_a_model_of_a_name_is_loaded_by_it(model, monkeypatch, tmp_path):
+    tiny_gguf = write(tmp_path / "model.gguf", {"": GGMLQuantizationType.Q8_0})
     content = tiny_gguf.read_bytes()
     file = dataclasses.replace(model.file, size=len(content), sha256=hashlib.sha256(content).hexdigest())
     monkeypatch.setitem(NAMED, "tiny", dataclasses.replace(model, file=file))
