@@ -92,8 +92,9 @@ def checked_file(model: NamedModel) -> Path | None:
     """The model's file, if it is on this machine and was checked when it was fetched."""
     try:
         checked = _Checked.model_validate_json(_note(model).read_bytes())
-        status, wanted = checked.path.stat(), (checked.size, checked.changed, model.file.sha256)
-        return checked.path if (status.st_size, status.st_mtime_ns, checked.sha256) == wanted else None
+        path = _note(model).parent / checked.path  # which may be absolute, of the Hub's cache
+        status, wanted = path.stat(), (checked.size, checked.changed, model.file.sha256)
+        return path if (status.st_size, status.st_mtime_ns, checked.sha256) == wanted else None
     except (OSError, ValueError):  # pydantic's errors are ValueErrors
         return None
 
@@ -159,7 +160,8 @@ def _fetch(
         remove(path.resolve())
         raise LoraDropError(f"{model.name}: another file was fetched: {difference}. Try again.")
     size, changed = path.stat().st_size, path.stat().st_mtime_ns
-    checked = _Checked(path=path, size=size, changed=changed, sha256=model.file.sha256)
+    place = path.relative_to(folder) if path.is_relative_to(folder) else path
+    checked = _Checked(path=place, size=size, changed=changed, sha256=model.file.sha256)
     licence = f"{model.label}, {model.licence}: https://huggingface.co/{model.repository}\n"
     write_files({_note(model): checked.model_dump_json(), folder / f"{model.name}.licence.txt": licence})
     return path

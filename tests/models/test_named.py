@@ -76,13 +76,16 @@ def left(model: named.NamedModel) -> set[str]:
 WHOLE = {"tiny.gguf", "tiny.json", "tiny.licence.txt", "tiny.lock"}
 
 
-def test_it_is_joined_checked_and_there(model, tmp_path):
+def test_it_is_joined_checked_and_there(model, tmp_path, monkeypatch):
     words = list(fetch_named(model, anonymous=True))
     assert words[0] == "Fetching tiny: 0 of 0 MB." and words[-1] == "Checking tiny."
     file = checked_file(model)
     assert file.read_bytes() == (tmp_path / "tiny.gguf").read_bytes() and left(model) == WHOLE
     shutil.rmtree(tmp_path / "shelf")
     assert result(model) == result(model, verify=True) == file
+    moved = (tmp_path / "cache").rename(tmp_path / "moved")
+    monkeypatch.setenv("LORA_DROP_CACHE", str(moved))
+    file = checked_file(model)
     assert "MIT" in file.with_name("tiny.licence.txt").read_text()
 
 
