@@ -82,14 +82,15 @@ def run(args: argparse.Namespace) -> None:
     from lora_drop.run.results.files import SWEEP
 
     configs = grid(base, ratios, periods, rules["reuse"], rules["part"], rules["adapters"])
-    with SWEEP.writing(args.out), progress("points") as show:
+    with SWEEP.writing(args.out), progress("answers", 30) as answered, progress("points") as show:
         loaded = load(args)
         if order:
             configs = in_order(configs, order, loaded.num_layers)
         try:
-            result = sweep(loaded, configs, pairs, data_source(args), args.out, args.context_tokens, show)
+            source = data_source(args)
+            result = sweep(loaded, configs, pairs, source, args.out, args.context_tokens, show, answered)
         except KeyboardInterrupt:
-            say("stopped: the point that was being measured is lost; the same command measures it and the rest.")
+            say("stopped: the same command goes on, with the texts that the point under way has not read.")
             raise
     note(*result["notes"])
     print_result(args, result, lambda: print_table(result["rows"], COLUMNS))

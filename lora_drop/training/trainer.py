@@ -37,7 +37,7 @@ from lora_drop.training.parts import bank_of, continued, parameters_of, screened
 from lora_drop.training.settings import TrainJob, TrainSettings, reproduce, run_settings
 from lora_drop.training.student import Layout
 
-Progress = Callable[[int, int, str], None]  # what is done, all there is to do, and words
+Progress = Callable[[float, int, str], None]  # what is done, all there is to do, and words
 LOG = "train_log.jsonl"
 HELD_OUT = 0.02  # share of the windows that is not trained on
 EVALUATED = 8  # windows of each evaluation
