@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lora_drop.adapters.find import base_of
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.bench import head_only
 from lora_drop.evaluation.measure.point import (
@@ -25,7 +26,7 @@ from lora_drop.evaluation.measure.point import (
 from lora_drop.evaluation.measure.texts import Answers, own_answers
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.method.frontier import frontier
-from lora_drop.method.presets import BUNDLED_ORDER, EXACT
+from lora_drop.method.presets import BUNDLED_ORDER, EXACT, is_bundled
 from lora_drop.method.schedule import dropped_layers
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.report.speed import BY_CHANCE
@@ -261,7 +262,7 @@ def _layers(
         LoraDropError: a count is larger than the layers to choose from.
     """
     low, high = base.layers or default_range(loaded.num_layers)
-    if not order and base.layers is None and loaded.id.partition(":")[0] == "bundled":
+    if not order and base.layers is None and is_bundled(base_of(loaded)):
         order = BUNDLED_ORDER
     span = high - low + 1
     most = len(order) or span

@@ -11,6 +11,7 @@ from lora_drop.cli.main import main
 from lora_drop.evaluation import sweep as module
 from lora_drop.evaluation.measure import metrics, texts
 from lora_drop.evaluation.sweep import key_of
+from lora_drop.method.presets import presets_for
 from lora_drop.run.results.prompts import HELD_OUT
 
 ARGS = ["--prompt-field", "q", "--target-field", "a", "--model", "random:tiny-llama", "--dtype", "float32"]
@@ -100,6 +101,13 @@ def test_rules_parts_and_adapters_are_axes(data, banks, tmp_path, capsys):
             assert gap == (None if ours is None else ours - full)
         assert row["kv_saved"] == pytest.approx(1 - row["kv_bytes"] / row["kv_bytes_baseline"], abs=1e-6)
         assert row["ms_baseline"] > 0 and (row["ms_lora"] is None) == (row["period"] == 1)
+
+
+def test_a_preset_is_that_of_the_weights(data, banks, tmp_path, capsys):
+    banks("ours", base_model="bundled:tiny")
+    grid = ["--preset", "fast", "--drop-ratios", "0.5", "--periods", "2"]
+    result, _ = swept(capsys, data, tmp_path / "out", *grid)
+    assert [row["accept"] for row in result["rows"]] == [presets_for("bundled:tiny")["fast"].config.accept] != [0]
 
 
 def test_a_killed_sweep_keeps_its_points_and_goes_on(data, banks, tmp_path, capsys, monkeypatch):
