@@ -154,18 +154,18 @@ def sweep(
     measured = {(key_of(row), row.get("adapters_fingerprint")) for row in store.rows}
     missing = [point for point in points if (key_of(point.setting), point.fingerprint) not in measured]
     progress(len(points) - len(missing), len(points))
-    answers = own_answers(loaded, OWN_PROMPTS, None, lambda n: answered(n, len(OWN_PROMPTS))) if missing else None
-    if missing and "sample" not in content:
+    if not missing:
+        return content
+    answers = own_answers(loaded, OWN_PROMPTS, None, lambda count: answered(count, len(OWN_PROMPTS)))
+    same = [answers.sha256, *(content.get(name) for name in SAME)]
+    if "sample" not in content:
         content["sample"] = {"prompt": SAMPLE_PROMPT, "text": sample_trace(loaded, SAMPLE_PROMPT).text(BASELINE)}
     for done, point in enumerate(missing, start=len(points) - len(missing)):
-        assert answers is not None  # there is a point
-        same = [content.get(name) for name in SAME]
-        key = sha256_of([same, key_of(point.setting), point.fingerprint, answers.sha256])
-        memo = partial(_memo, Lines(folder / SCORES, _Scores), key)
+        key = sha256_of([*same, key_of(point.setting), point.fingerprint])
         row = measure(
             *(loaded, point, pairs, context_tokens, answers, True),
             progress=lambda share, done=done: progress(done + share, len(points)),
-            memo=memo,
+            memo=partial(_memo, Lines(folder / SCORES, _Scores), key),
         )
         row["sample"] = sample_trace(loaded, SAMPLE_PROMPT, point.config).text(LORA_DROP)
         store.write(with_row(store.rows, row))
@@ -175,26 +175,24 @@ def sweep(
 
 
 class _Scores(Shape):
-    point: str
-    kind: str
-    number: int
-    text: dict[str, Any]
+    text: list[str | int]
+    scores: dict[str, Any]
 
 
-def _memo(file: Lines, point: str, kind: str) -> Memo:
-    """The scores of a point's texts: those in a file, and those that are computed, which are appended to it.
+def _memo(file: Lines, *about: str) -> Memo:
+    """The scores of texts: those in a file, and those that are computed, which are appended to it.
 
     Args:
-        point: a hash of what they depend on.
-        kind: `given` or `own`.
+        about: a hash of all that the scores depend on, and the kind of the texts.
     """
-    before = {row["number"]: row["text"] for row in file.records if (row["point"], row["kind"]) == (point, kind)}
 
     def memo(number: int, compute: Callable[[], Row]) -> Row:
-        if number not in before:
-            before[number] = compute()
-            file.append({"point": point, "kind": kind, "number": number, "text": before[number]})
-        return before[number]
+        text = [*about, number]
+        if (before := next((row for row in file.records if row["text"] == text), None)) is None:
+            before = {"text": text, "scores": compute()}
+            file.append(before)
+        scores: Row = before["scores"]
+        return scores
 
     return memo
 
