@@ -19,7 +19,7 @@ from lora_drop.models.place import screens_heads
 from lora_drop.paths import SHIPPED_ADAPTERS
 
 _BASES: dict[tuple[Path, str, str], str] = {}  # by the weights
-NO_SCREEN = "On a GPU the whole head is read: a screened one costs more there."
+NO_SCREEN = "On a GPU, and without kernels, the whole head is read: a screened one costs more there."
 
 
 def find_bank(

@@ -110,9 +110,12 @@ def test_without_corrections_only_the_head_is_left(tiny, bank, tmp_path):
     assert on(tiny, "none", corrections=False) == (None, [])
 
 
-def test_on_a_gpu_no_head_is_screened(tiny, bank, tmp_path, monkeypatch):
+def test_on_a_gpu_and_without_kernels_no_head_is_screened(tiny, bank, tmp_path, monkeypatch):
     """Named or under a preset: a note; and no figure has such a head."""
     assert [place.screens_heads(torch.device(name)) for name in ("cpu", "cuda")] == [True, False]
+    with monkeypatch.context() as patch:
+        patch.setattr(place, "library", lambda: None)
+        assert not place.screens_heads(torch.device("cpu")), "torch would unpack all of it at each LoRA step"
     monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path)
     bank.save(tmp_path / "bank")
     config = LoraDropConfig(period=3, layers=(1, 4), head="screened", **EXACT)

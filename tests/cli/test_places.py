@@ -54,7 +54,6 @@ def test_a_name_of_260_characters_is_refused_in_one_line(option, tmp_path, capsy
     [
         ([*RUN, "--trace", "/dev/null/run.jsonl"], "cannot write the trace run.jsonl"),
         (["train", "--self-generate", "2", *TINY, "--out", "/dev/null/bank"], "cannot write a training to bank"),
-        (["calibrate", *TINY, "--seconds", "0.1"], "calibration"),
         (["reproduce", "README", "--limit", "1"], "cannot"),
         (["fetch"], "cannot write to the cache folder"),
     ],
