@@ -50,7 +50,10 @@ def test_rows_are_what_evaluate_says_and_the_frontier_is_what_no_row_beats(bank,
     out = tmp_path / "out"
     assert recommend(command(out, *axes, "--max-loss", "99")) == 0
     content = json.loads((out / "recommend.json").read_text())
-    assert "of 9 settings" in capsys.readouterr().err and content["decoder"] and content["data"]["records"] == 2
+    err = capsys.readouterr().err
+    assert (
+        "of 9 settings" in err and "2 of 2 answers" in err and content["decoder"] and content["data"]["records"] == 2
+    )
     *rows, alone = sorted(content["rows"], key=lambda row: -row["layers_dropped"])
     assert alone["config"] == content["head_only"] and alone["layers_dropped"] == 0 and alone["head"] == "screened"
     assert len(rows) + len(content["left_out"]) == 8 and {tuple(row["drop_layers"]) for row in rows} <= {(4,), (2, 4)}
