@@ -73,7 +73,8 @@ def progress(noun: str, every: float = 0, quiet: bool = False) -> Iterator[Calla
             elif total and not quiet and (now >= due + PART * is_part or done == total):
                 due, began = now + every, began or (now, done)
                 left = (now - began[0]) * (total - done) / max(done - began[1], 1e-9)
-                say(", ".join(filter(None, (count, words, left >= 1 and f"{tqdm.format_interval(left)} left"))))
+                time_left = f"{tqdm.format_interval(left)} left" if left >= 1 else ""
+                say(", ".join(filter(None, (count, words, time_left))))
 
         yield show
 

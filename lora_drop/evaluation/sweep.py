@@ -25,6 +25,7 @@ from lora_drop.evaluation.measure.point import (
     describe_prompts,
     measure,
     sha256_of,
+    within,
 )
 from lora_drop.evaluation.measure.texts import own_answers
 from lora_drop.method.config import LoraDropConfig, default_range
@@ -164,7 +165,7 @@ def sweep(
         key = sha256_of([*same, key_of(point.setting), point.fingerprint])
         row = measure(
             *(loaded, point, pairs, context_tokens, answers, True),
-            progress=lambda share, done=done: progress(done + share, len(points)),
+            progress=within(progress, done, len(points)),
             memo=partial(_memo, Lines(folder / SCORES, _Scores), key),
         )
         row["sample"] = sample_trace(loaded, SAMPLE_PROMPT, point.config).text(LORA_DROP)

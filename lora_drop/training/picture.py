@@ -34,7 +34,7 @@ def loss_picture(log: str) -> str:
     svg.text(EDGE, 44, TITLE, 20, bold=True)
     axes = Axes(svg, Box(90, 68, WIDTH - 90 - EDGE, 320), (0, max(tokens)), (0, max(losses)))
     axes.draw("tokens", "nats a token", "{:,.0f}".format)
-    for color, (_, line) in colored:
-        svg.line([(axes.x(count), axes.y(loss)) for count, loss in line], color)
+    for color, (_, points) in colored:
+        svg.line([(axes.x(count), axes.y(loss)) for count, loss in points], color)
     keys = [Key(words, color, "line") for color, (words, _) in colored]
     return svg.write(svg.legend(EDGE, 440, keys, WIDTH - 2 * EDGE) + EDGE, TITLE)

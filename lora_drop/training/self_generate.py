@@ -102,6 +102,10 @@ def self_generate(
             f"the longest prompt and a reply of {sampling.max_new_tokens} tokens are {longest}, more than the model's "
             f"context of {loaded.context}: train on --data alone, or take another model."
         )
+
+    def within(done: int, tokens: int, each: float) -> Callable[[int], None]:
+        return lambda length: progress(done + length * each, tokens)
+
     # Written before the first reply, so that a bad path is an error at once. A line cut short goes only now.
     _append(path, [] if whole else [_line(header)], len(whole), done)
     tokens, size = 0, sampling.batch_size
@@ -109,10 +113,7 @@ def self_generate(
     for start in range(done - done % size, count, size):
         batch = encoded[start : start + size]
         each = (start + len(batch) - done) / (sampling.max_new_tokens + 1)  # records of the batch, a token
-        replies = generate_batch(
-            *(loaded, batch, sampling, start // size),
-            after_token=lambda length, done=done, each=each, tokens=tokens: progress(done + length * each, tokens),
-        )
+        replies = generate_batch(loaded, batch, sampling, start // size, within(done, tokens, each))
         lines = []
         for n in range(done, start + len(batch)):  # a batch may be there in part
             reply = replies[n - start]

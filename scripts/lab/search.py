@@ -22,6 +22,7 @@ from lora_drop.evaluation.measure.point import (
     circumstances,
     describe_data,
     measure,
+    within,
 )
 from lora_drop.evaluation.measure.texts import Answers, own_answers
 from lora_drop.method.config import LoraDropConfig, default_range
@@ -169,10 +170,9 @@ def search(
                 store.content["left_out"].append({"config": point.config.differences(), "bound": point.bound})
                 continue
             answers = answers or _answers(loaded, prompts, context_tokens, answered)
-            figures = measure(
-                *(loaded, point, [], context_tokens, answers, point.config.accept > 0, prompts[:TIMED]),
-                progress=lambda share, done=done: progress(done + share, len(points)),
-            )
+            asked = answers, point.config.accept > 0, prompts[:TIMED]
+            show = within(progress, done, len(points))
+            figures = measure(loaded, point, [], context_tokens, *asked, progress=show)
             if figures["speedup"] is None:
                 raise LoraDropError("too noisy to time a setting: start again when the machine is idle; it goes on.")
             row = point.key | figures

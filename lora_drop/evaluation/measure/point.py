@@ -172,6 +172,11 @@ def measure(
     return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
 
 
+def within(progress: Callable[[float, int], None], done: int, total: int) -> Callable[[float], None]:
+    """The `progress` of `measure` for a row of many: `done` of `total` are measured."""
+    return lambda share: progress(done + share, total)
+
+
 class Stopped(Exception):
     """The measurement of a point was stopped."""
 

@@ -114,7 +114,7 @@ def test_the_bundled_model_has_a_drop_order_and_others_evenly_spaced_layers(tiny
 def made_up(speeds, losses, calls):
     """A stand-in for `measure`: speed and loss by how many layers are skipped and the period."""
 
-    def measure(loaded, point, pairs, context_tokens, answers, free, prompts):
+    def measure(loaded, point, pairs, context_tokens, answers, free, prompts, progress):
         count, period = len(point.config.drop_layers), point.config.period
         calls.append((count, period))
         return {
@@ -225,6 +225,6 @@ def test_a_mistake_is_one_line(argv, line, tmp_path, capsys):
 
 
 def test_a_setting_that_cannot_be_timed_is_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(module, "measure", lambda *_: {"speedup": None})
+    monkeypatch.setattr(module, "measure", lambda *_, **more: {"speedup": None})
     assert recommend(command(tmp_path / "out", "--counts", "2", "--max-loss", "9")) == 2
     assert "too noisy to time a setting" in capsys.readouterr().err
