@@ -171,6 +171,7 @@
  * @property {string} [head]
  * @property {Partial<Extras>} [extras]
  * @property {number | null} [refresh_entropy]
+ * @property {number | null} [refresh_position]
  * @property {number} [lookup] of prompt lookup: the longest n-gram
  */
 
