@@ -240,6 +240,8 @@ def test_what_the_config_refuses_the_strip_says_in_its_words(server, open_page):
 def test_refreshes_by_position_follow_the_prompts_length(server, open_page):
     page = open_page(server.url)
     open_advanced(page)
+    set_range(page, 1, 4)
+    set_number(page, "ld-drop-ratio", 1)
     set_number(page, "ld-period", 3)
     set_text(page, "ld-refresh-position", 2)
     with pytest.raises(LoraDropError) as refused:
@@ -248,7 +250,7 @@ def test_refreshes_by_position_follow_the_prompts_length(server, open_page):
     set_number(page, "ld-period", 8)
     set_text(page, "ld-refresh-position", 4)
     refreshes = page.locator(".ld-whatif [data-figure='refreshes']")
-    schedule, counts = LoraDropConfig(8, refresh_position=4).schedule_for(6), set()
+    schedule, counts = LoraDropConfig(8, (1, 4), 1.0, refresh_position=4).schedule_for(6), set()
     for prompt in ("Hi", "Hi!", "Hi!!", "Hi!!!"):
         page.fill("#ld-prompt textarea", prompt)
         tokens = len(prompt_ids_of(server.loaded, prompt, {}))
