@@ -85,6 +85,7 @@
  * @property {string} [refresh_entropy]
  * @property {boolean} corrections
  * @property {boolean} [own_repeats]
+ * @property {number} [lookup]
  */
 
 /**
@@ -169,7 +170,7 @@
  * @property {string} [head]
  * @property {Partial<Extras>} [extras]
  * @property {number | null} [refresh_entropy]
- * @property {number} [lookup] of prompt lookup: the longest n-gram
+ * @property {number} [lookup] drafts of prompt lookup at most
  */
 
 /**

@@ -1,6 +1,6 @@
 /* A run as it arrives: its header, and each lane's steps and audits. It touches no element. */
 
-import { NO_EXTRAS } from "./schedule.js";
+import { NO_EXTRAS, hasLoraSteps } from "./schedule.js";
 
 /** @typedef {import("./records.js").Figures} Figures */
 /** @typedef {import("./records.js").Header} Header */
@@ -75,7 +75,7 @@ function laneOf({ id, label, config }, index, numLayers) {
     id,
     label,
     rank: config.rank ?? 0,
-    looksUp: Boolean(config.lookup),
+    looksUp: Boolean(config.lookup) && !hasLoraSteps(config),
     schedule: {
       ...config,
       numLayers,

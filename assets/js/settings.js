@@ -71,15 +71,16 @@ export function scheduleOf(settings, numLayers) {
   if (refused) return refused;
   const dropped = listed ?? droppedLayers(layers[0], layers[1], ratio);
   const { reuse, part, kv, refresh, accept, head } = settings;
-  return { period, numLayers, dropped, reuse, part, kv, refresh, accept, head, mayBeEarly: threshold !== null };
+  const mayBeEarly = threshold !== null;
+  return { period, numLayers, dropped, reuse, part, kv, refresh, accept, head, lookup: settings.lookup, mayBeEarly };
 }
 
 /**
- * Error about `refresh`, `accept` and `own_repeats`, in the words of LoraDropConfig; empty if they fit.
+ * Error about `refresh`, `accept`, `own_repeats` and `lookup`, in the words of LoraDropConfig; empty if they fit.
  *
  * @param {Settings} settings
  */
-function refusedExactness({ refresh, accept, kv, period, own_repeats }) {
+function refusedExactness({ refresh, accept, kv, period, own_repeats, lookup }) {
   if (typeof accept !== "number" || !(accept >= 0 && accept <= 1)) return "Accept must be between 0 and 1.";
   if (refresh === "repair" && period > MAX_REPAIR) {
     return `with refresh repair the period is at most ${MAX_REPAIR}, got ${period}: shorten it, or take refresh single.`;
@@ -89,6 +90,10 @@ function refusedExactness({ refresh, accept, kv, period, own_repeats }) {
   }
   if (own_repeats && !accept) {
     return "own_repeats has no effect with accept 0, which keeps every draft: raise accept.";
+  }
+  if (lookup && !accept) return "lookup needs full steps that verify its drafts: raise accept, or set lookup 0.";
+  if (lookup && period + lookup > MAX_REPAIR) {
+    return `period and lookup together are at most ${MAX_REPAIR}, got ${period} and ${lookup}: shorten one.`;
   }
   return "";
 }

@@ -42,7 +42,8 @@ class Refresher:
         """Begin the next decode step; return True if it is full."""
         self.step += 1
         schedule = self.schedule
-        due = schedule.is_baseline or bool(schedule.lookup) or self.step - self.last_refresh >= schedule.period
+        # After a draft without a pass the layers that LoRA steps run lack K/V.
+        due = not schedule.has_lora_steps or self.kind == "draft" or self.step - self.last_refresh >= schedule.period
         due = due and not schedule.prunes
         self.trigger = "entropy" if not due and schedule.is_unsure(self.entropy) else None
         full = due or self.trigger is not None

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_drop.errors import LoraDropError, did_you_mean
-from lora_drop.method.config import MAX_PERIOD, MAX_REPAIR, LoraDropConfig, default_range
-from lora_drop.method.presets import BUNDLED_ORDER, COMPARISONS, PRESETS, is_bundled, presets_for
+from lora_drop.method.config import MAX_NGRAM, MAX_PERIOD, MAX_REPAIR, LoraDropConfig, default_range
+from lora_drop.method.presets import BUNDLED_ORDER, COMPARISONS, EXACT, PRESETS, READABLE, is_bundled, presets_for
 from lora_drop.method.schedule import dropped_layers
 
 FULL, CONFIGURED = "full", "lora-drop"  # the full model, and LoRA-Drop with the run's settings
@@ -73,15 +73,20 @@ def _pruned(layers: Layers) -> tuple[LoraDropConfig, dict[str, Any]]:
     return LoraDropConfig(MAX_PERIOD, drop_layers=layers, reuse="skip", adapters="none"), {"prunes": True}
 
 
-def _verified(layers: Layers, drafts: int, **more: Any) -> tuple[LoraDropConfig, dict[str, Any]]:
-    exact: dict[str, Any] = {"refresh": "repair", "kv": "write", "accept": 1.0}
-    return LoraDropConfig(drafts + 1, drop_layers=layers, reuse="skip", adapters="none", **exact), more
+def _verified(layers: Layers, drafts: int) -> tuple[LoraDropConfig, dict[str, Any]]:
+    return LoraDropConfig(drafts + 1, drop_layers=layers, reuse="skip", adapters="none", accept=1.0, **EXACT), {}
+
+
+def _looking_up(drafts: int, longest: int, shortest: int) -> dict[str, int]:
+    return {"lookup": drafts, "lookup_longest": max(shortest, longest), "lookup_least": shortest}
 
 
 COUNT = Parameter("number of layers", 1, lambda layers: layers - 2, lambda layers: max(1, layers // 7))
 EXIT = Parameter("exit layer", 1, lambda layers: layers - 1, lambda layers: layers - max(1, layers // 7))
 DRAFTS = Parameter("draft length", 1, lambda layers: MAX_REPAIR - 1, lambda layers: 2)
-GRAM = Parameter("n-gram length", 1, lambda layers: 16, lambda layers: 2)
+LOOKED_UP = Parameter("draft length", 1, lambda layers: MAX_REPAIR // 2 - 1, lambda layers: 2)
+LONGEST = Parameter("longest n-gram", 1, lambda layers: MAX_NGRAM, lambda layers: 2)
+SHORTEST = Parameter("shortest n-gram", 1, lambda layers: MAX_NGRAM, lambda layers: 1)
 
 
 def _counts(layers: int, *shares: float) -> list[int]:
@@ -125,15 +130,19 @@ RIVALS = {
         schedule=lambda layers, order, count, drafts: _verified(order(count), drafts),
     ),
     "prompt-lookup": Method(
-        "Prompt lookup: draft length {}, n-gram {}",
+        "Prompt lookup: draft length {0}, n-grams of {2} to {1}",
         "Drafts are what followed the text's last n-gram earlier in prompt and answer; one full pass verifies them.",
         "A. Saxena, github.com/apoorvumang/prompt-lookup-decoding; transformers' prompt_lookup_num_tokens",
         is_lossless=True,
-        parameters=(DRAFTS, GRAM),
+        parameters=(LOOKED_UP, LONGEST, SHORTEST),
         searched=lambda layers: list(itertools.product((1, 2, 3, 6), (2, 3, 4))),
-        schedule=lambda layers, order, drafts, n: _verified((), drafts, lookup=n, dropped=tuple(range(layers))),
+        schedule=lambda layers, order, *values: (
+            LoraDropConfig(2, drop_layers=(), adapters="none", accept=1.0, **EXACT, **_looking_up(*values)),
+            {},
+        ),
     ),
 }
+HYBRIDS = {"hybrid": READABLE, "hybrid-lossless": "lossless"}  # and the preset that each adds prompt lookup to
 METHODS = {
     FULL: Method("Full model", "Every layer, every token.", "the model itself", is_lossless=True),
     CONFIGURED: Method("LoRA-Drop", "LoRA-Drop with the settings of the run.", PAPER, is_trained=True),
@@ -151,6 +160,17 @@ METHODS = {
         is_lossless=True,
     ),
     **RIVALS,
+    **{
+        name: Method(
+            f"LoRA-Drop, {PRESETS[preset].label}, with prompt lookup: draft length {{0}}, n-grams of {{2}} to {{1}}",
+            "Drafts are what followed the text's last n-gram earlier, where it stood there, else LoRA-Drop's.",
+            f"{PAPER}; github.com/apoorvumang/prompt-lookup-decoding",
+            is_trained=True,
+            is_lossless=PRESETS[preset].config.accept == 1,
+            parameters=(LOOKED_UP, LONGEST, SHORTEST),
+        )
+        for name, preset in HYBRIDS.items()
+    },
 }
 
 
@@ -182,7 +202,7 @@ def method_of(name: str) -> tuple[Method, str]:
     """The method of a lane's whole name, with all its values, and the lane's label."""
     plain, *values = name.split(":")
     method = METHODS[plain]
-    return method, method.label.format(*values, "?", "?")  # a file may hold too few
+    return method, method.label.format(*values, "?", "?", "?")  # a file may hold too few
 
 
 def method_lane(name: str, num_layers: int, model: str, settings: LoraDropConfig | None = None) -> MethodLane:
@@ -210,6 +230,8 @@ def method_lane(name: str, num_layers: int, model: str, settings: LoraDropConfig
         config = LoraDropConfig(period=1, drop_layers=(), adapters="none")
     elif plain == CONFIGURED:
         config = settings or LoraDropConfig()
+    elif plain in HYBRIDS:
+        config = presets_for(model)[HYBRIDS[plain]].config.replace(**_looking_up(*values))
     elif plain in COMPARISONS:
         config = COMPARISONS[plain].applied_to(LoraDropConfig())
     else:

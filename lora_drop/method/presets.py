@@ -24,7 +24,7 @@ class Preset:
 
 EXACT: dict[str, Any] = {"refresh": "repair", "kv": "write"}  # exact full steps, which verifying needs
 # The full model, with the screened head at the steps between full ones.
-SCREENED_HEAD: dict[str, Any] = {"drop_layers": (), "head": "screened", "refresh_entropy": None}
+SCREENED_HEAD: dict[str, Any] = {"drop_layers": (), "head": "screened", "refresh_entropy": None, "lookup": 0}
 
 PRESETS = {
     preset.name: preset
@@ -189,7 +189,7 @@ COMPARISONS = {
     "bare": Comparison(
         "nothing corrected, nothing checked",
         "Nothing corrected, nothing checked",
-        {"adapters": "none", "corrections": True, "head": "full", "accept": 0.0, "own_repeats": False},
+        {"adapters": "none", "corrections": True, "head": "full", "accept": 0.0, "own_repeats": False, "lookup": 0},
     ),
     "screened-head": Comparison(
         "full model, screened head",
