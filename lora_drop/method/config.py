@@ -163,8 +163,8 @@ class LoraDropConfig:
 
     lookup: int = setting(
         0,
-        "with accept: at most this many drafts of prompt lookup, the tokens that followed the text's last n-gram where "
-        "it stood before; where there are none, LoRA steps draft. 0 is off",
+        "with accept: at most this many drafts of prompt lookup, the tokens that followed the text's last n-gram "
+        "where it stood before; where there are none, LoRA steps draft. 0 is off",
         between=(0, MAX_REPAIR - 1),
         label="Drafts from the text so far",
         info="Copied where the text repeats itself, without a pass. 0 is off.",
@@ -198,11 +198,13 @@ class LoraDropConfig:
             raise LoraDropError("lookup needs full steps that verify its drafts: raise accept, or set lookup 0.")
         if self.lookup and self.period + self.lookup > MAX_REPAIR:
             raise LoraDropError(
-                f"period and lookup together are at most {MAX_REPAIR}, got {self.period} and {self.lookup}: shorten one."
+                f"period and lookup together are at most {MAX_REPAIR}, got {self.period} and {self.lookup}: "
+                "shorten one."
             )
         if self.lookup_least > self.lookup_longest:
             raise LoraDropError(
-                f"lookup_least {self.lookup_least} is above lookup_longest {self.lookup_longest}: lower it, or raise the other."
+                f"lookup_least {self.lookup_least} is above lookup_longest {self.lookup_longest}: lower it, or raise "
+                "the other."
             )
 
     def schedule_for(self, num_layers: int) -> Schedule:

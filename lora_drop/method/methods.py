@@ -77,7 +77,7 @@ def _verified(layers: Layers, drafts: int) -> tuple[LoraDropConfig, dict[str, An
     return LoraDropConfig(drafts + 1, drop_layers=layers, reuse="skip", adapters="none", accept=1.0, **EXACT), {}
 
 
-def _looking_up(drafts: int, longest: int, shortest: int) -> dict[str, int]:
+def _looking_up(drafts: int, longest: int, shortest: int = 1) -> dict[str, Any]:
     return {"lookup": drafts, "lookup_longest": max(shortest, longest), "lookup_least": shortest}
 
 
@@ -130,11 +130,11 @@ RIVALS = {
         schedule=lambda layers, order, count, drafts: _verified(order(count), drafts),
     ),
     "prompt-lookup": Method(
-        "Prompt lookup: draft length {0}, n-grams of {2} to {1}",
+        "Prompt lookup: draft length {}, n-gram {}",
         "Drafts are what followed the text's last n-gram earlier in prompt and answer; one full pass verifies them.",
         "A. Saxena, github.com/apoorvumang/prompt-lookup-decoding; transformers' prompt_lookup_num_tokens",
         is_lossless=True,
-        parameters=(LOOKED_UP, LONGEST, SHORTEST),
+        parameters=(LOOKED_UP, LONGEST),
         searched=lambda layers: list(itertools.product((1, 2, 3, 6), (2, 3, 4))),
         schedule=lambda layers, order, *values: (
             LoraDropConfig(2, drop_layers=(), adapters="none", accept=1.0, **EXACT, **_looking_up(*values)),

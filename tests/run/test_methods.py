@@ -202,9 +202,9 @@ def test_bytes_and_layer_runs_are_those_of_the_passes(tiny, traced):
 def test_a_run_of_methods_has_figures_of_each_lane(traced):
     trace = traced("full", "exit:4", "layerskip:4:2", "prompt-lookup")
     lanes = trace.summary.lanes
-    assert list(lanes) == ["baseline", "exit_4", "layerskip_4_2", "prompt_lookup_2_2_1"]
+    assert list(lanes) == ["baseline", "exit_4", "layerskip_4_2", "prompt_lookup_2_2"]
     report = Report.of(trace)
-    assert all(report.lanes[name].loss == 0 for name in ("layerskip_4_2", "prompt_lookup_2_2_1"))
+    assert all(report.lanes[name].loss == 0 for name in ("layerskip_4_2", "prompt_lookup_2_2"))
     audits = trace.audits["exit_4"]
     assert audits[0].regret >= 0 and report.lanes["exit_4"].loss > 0  # its prefill is its own
     assert trace.header.lanes[1]["method"] == "exit:4"

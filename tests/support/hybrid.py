@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -63,7 +64,7 @@ def stays(draft: int, logits: Tensor, own: int, accept: float, no_repeats: bool,
     probabilities = logits.softmax(-1)
     if accept == 1 or probabilities[draft] < accept * probabilities.max():
         return False
-    pairs = list(zip(text, text[1:], strict=False))
+    pairs = list(itertools.pairwise(text))
     return not (no_repeats and len(pairs) > 1 and pairs[-1] in pairs[:-1])
 
 
