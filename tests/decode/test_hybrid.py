@@ -32,7 +32,7 @@ def decoder(request, tiny):
 
 
 def drawn(number):
-    """Settings, prompt, sampling and stop tokens of a number; prompts have few kinds of token, so n-grams come again."""
+    """Settings, prompt, sampling and stop tokens of a number; few kinds of token, so that n-grams come again."""
     rng = random.Random(number)
     layers = tuple(sorted(rng.sample(range(1, 6), rng.choice((0, 1, 2, 4)))))
     least = rng.choice((1, 1, 2))
