@@ -118,18 +118,23 @@ class Uploads:
             line = "Too many uploads at once: try again in a moment."
             await JSONResponse({"detail": line}, 503, {"Connection": "close"})(scope, receive, send)
             return
-        answer = bytearray()
+        answer, at_end = bytearray(), contextlib.AsyncExitStack()
 
         async def listening(message: Message) -> None:
             if message["type"] == "http.response.body":
                 answer.extend(message.get("body", b""))
+                if not message.get("more_body"):  # a file is counted by the time its client hears of it
+                    await at_end.aclose()
             await send(message)
 
         with counted(self._coming, address), uploading() as clear:
-            try:
-                await self.app(scope, receive, listening)
-            finally:
+
+            async def settle() -> None:
                 await asyncio.shield(asyncio.to_thread(self._settle, bytes(answer), clear, address))
+
+            at_end.push_async_callback(settle)
+            async with at_end:
+                await self.app(scope, receive, listening)
 
     def _settle(self, answer: bytes, clear: Callable[[], None], address: str) -> None:
         """Keep what an upload made, or delete it."""
