@@ -40,7 +40,7 @@ def find_bank(
     elif bank is not None:
         name = "of this call"
     else:
-        if config.adapters == "none" or schedule.is_baseline:
+        if config.adapters == "none" or not schedule.has_lora_steps:
             return None, [] if config.head == "full" else ["without adapters there is no screened head."]
         return None, [
             f"no trained adapters are shipped for {loaded.id} with reuse {schedule.reuse}, part {schedule.part}: "
@@ -50,7 +50,7 @@ def find_bank(
     notes = [warning] if warning else []
     for rule in ("kv", "refresh"):
         theirs, ours = getattr(bank, rule), getattr(schedule, rule)
-        if theirs != ours and not schedule.is_baseline:
+        if theirs != ours and schedule.has_lora_steps:
             notes.append(f"adapters {name} were trained for {rule} {theirs}, this run has {rule} {ours}.")
     uncorrected = [i for i in schedule.dropped if i not in bank.a]
     if uncorrected and config.corrections:
@@ -61,7 +61,7 @@ def find_bank(
     if config.head == "screened" and bank.head is None:
         notes.append(f"adapters {name} have no screened head: the whole head is read.")
     bank = bank.only(config.corrections, head=config.head == "screened")
-    if schedule.is_baseline or not (bank.head or bank.a.keys() & schedule.dropped_set):
+    if not schedule.has_lora_steps or not (bank.head or bank.a.keys() & schedule.dropped_set):
         return None, notes
     return bank.to(loaded.device, loaded.dtype), notes
 
@@ -72,7 +72,7 @@ def bank_folder(loaded: LoadedModel | ModelInfo, config: LoraDropConfig, schedul
     Raises:
         LoraDropError: see `shipped_bank` and `hub.download`.
     """
-    if config.adapters == "none" or (config.adapters == "auto" and schedule.is_baseline):
+    if config.adapters == "none" or (config.adapters == "auto" and not schedule.has_lora_steps):
         return None
     if config.adapters == "auto":
         return shipped_bank(loaded, schedule.reuse, schedule.part, schedule.refresh, schedule.kv)

@@ -60,7 +60,7 @@ class Refresher:
 
     def back_to(self, step: int) -> None:
         """Record that a full pass took back all steps after `step`, which is the last refresh now."""
-        self.refreshes += self.kind == "lora"  # the pass at the end of a text begins no step
+        self.refreshes += self.kind != "refresh"  # the pass at the end of a text begins no step
         self.step = self.last_refresh = step
         self.kind, self.trigger = "refresh", None
 

@@ -129,6 +129,7 @@ def _random_case(rng: random.Random) -> tuple[dict, dict, dict]:
         rng.choice(["skip", "write"]),
         refresh=rng.choice(["single", "repair"]),
         head=rng.choice(["full", "screened"]),
+        lookup=rng.choice([0, 0, 4]),
     )
     case = {
         "extras": {

@@ -121,7 +121,7 @@ class LaneReport:
         self.full: list[StepRecord | JudgeRecord] = []
         self.rejected: list[StepRecord] = []
         self.drafts = self.accepted = 0
-        self._by_kind = Counter[tuple[str, str]]()  # of the drafts, by (kind of step, `made` or `accepted`)
+        self._drafts_by_kind, self._accepted_by_kind = Counter[str](), Counter[str]()
         self._pending: list[str] = []  # kinds of the drafts that no full pass has verified yet
         self.quality = Quality()
         self._ends: list[Cycle] = []  # tokens and time up to the end of each full pass, or of each step that prunes
@@ -163,12 +163,11 @@ class LaneReport:
         self._ends.append((self.standing, self.decode_ms))
 
     def _verify(self, rejected: int) -> None:
-        accepted = len(self._pending) - rejected
+        accepted = self._pending[: len(self._pending) - rejected]
         self.drafts += len(self._pending)
-        self.accepted += accepted
-        for at, kind in enumerate(self._pending):
-            self._by_kind[kind, "made"] += 1
-            self._by_kind[kind, "accepted"] += at < accepted
+        self.accepted += len(accepted)
+        self._drafts_by_kind.update(self._pending)
+        self._accepted_by_kind.update(accepted)
         self._pending = []
 
     def audit(self, record: AuditRecord) -> None:
@@ -259,11 +258,9 @@ class LaneReport:
         """`drafts`: with prompt lookup, those that it and LoRA steps `made` each, and the full model `accepted`."""
         if not self.schedule.lookup:
             return {}
-        parts = {"lora_drop": "lora", "lookup": "draft"}
-        counts = {
-            part: {name: self._by_kind[kind, name] for name in ("made", "accepted")} for part, kind in parts.items()
-        }
-        return {"drafts": counts}
+        made, accepted = self._drafts_by_kind, self._accepted_by_kind
+        parts = (("lora_drop", "lora"), ("lookup", "draft"))
+        return {"drafts": {part: {"made": made[kind], "accepted": accepted[kind]} for part, kind in parts}}
 
     @property
     def refreshes(self) -> int:
