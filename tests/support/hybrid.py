@@ -57,9 +57,9 @@ def looked_up(verified: list[int], drafts: list[int], config: dict, stops: froze
     return []
 
 
-def stays(draft: int, logits: Tensor, own: int, accept: float, no_repeats: bool, text: list[int]) -> bool:
+def stays(draft: int, logits: Tensor, preferred: int, accept: float, no_repeats: bool, text: list[int]) -> bool:
     """Whether a draft, the last token of `text` (the reply so far), is accepted after the full model's logits (V,)."""
-    if draft == own:
+    if draft == preferred:
         return True
     probabilities = logits.softmax(-1)
     if accept == 1 or probabilities[draft] < accept * probabilities.max():
@@ -104,9 +104,9 @@ def hybrid(
         for kind in kinds:
             counts[kind][0] += 1
         for draft, kind, row in zip(drafts, kinds, rows, strict=False):
-            own = choice(row, len(reply), *sampling)
-            if not stays(draft, row, own, schedule.accept, schedule.own_repeats, [*reply, draft]):
-                reply.append(own)
+            preferred = choice(row, len(reply), *sampling)
+            if not stays(draft, row, preferred, schedule.accept, schedule.own_repeats, [*reply, draft]):
+                reply.append(preferred)
                 naive.repair(prompt + reply[:-1], last)  # the anchors are those of the last token that stays
                 break
             counts[kind][1] += 1
@@ -120,5 +120,5 @@ def hybrid(
 def naive_rows(naive: Naive, text: list[int], last: int) -> list[Tensor]:
     """The full model's logits (V,) after each token beyond position `last`, in a pass that repairs."""
     for i in range(len(naive.inputs)):
-        naive.inputs[i] = [one for one in naive.inputs[i] if one[0] <= last]
+        naive.inputs[i] = [entry for entry in naive.inputs[i] if entry[0] <= last]
     return [naive.read(text[position], position, lora=False) for position in range(last + 1, len(text))]
