@@ -14,7 +14,9 @@ from lora_drop.decode.step import Rewind, StepResult
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import baseline_schedule
+from lora_drop.run.exports.figures import run as figures
 from lora_drop.run.report.report import Report
+from lora_drop.run.report.why import why
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.trace import gather
@@ -118,11 +120,16 @@ def test_pending_drafts_are_not_looked_up():
 def test_the_shares_of_the_parts_are_in_the_summary(tiny):
     config = LoraDropConfig(3, drop_layers=(2, 3), accept=0.3, lookup=4, adapters="none", **EXACT)
     trace = gather(run(tiny, Request("a b c a b c a b c", config, 32, ignore_eos=True)))
-    parts, lane = trace.summary.lanes["lora_drop"]["drafts"], Report.of(trace).lanes["lora_drop"]
+    report = Report.of(trace)
+    parts, lane = trace.summary.lanes["lora_drop"]["drafts"], report.lanes["lora_drop"]
     assert sum(part["made"] for part in parts.values()) == lane.drafts
     assert sum(part["accepted"] for part in parts.values()) == lane.accepted
     assert parts["lookup"]["made"] and parts["lora_drop"]["made"]
     assert "drafts" not in trace.summary.lanes["baseline"]
+    assert "no layer runs at" in why(report, None)["activity"]
+    formula = figures._formula(lane.schedule, trace.header.prompt_tokens, trace.steps["lora_drop"])
+    held = [tokens * trace.header.model["kv_bytes_per_token"] for _, tokens in formula]
+    assert held == [step.kv_bytes for step in trace.steps["lora_drop"]]
 
 
 @pytest.mark.parametrize(
