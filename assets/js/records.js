@@ -149,6 +149,7 @@
  * @property {string} [refresh] `single` or `repair`
  * @property {number} [accept]
  * @property {string} [head] `full` or `screened`
+ * @property {number} [lookup] drafts of prompt lookup at most
  * @property {boolean} [mayBeEarly] a refresh may come early
  */
 
