@@ -112,7 +112,9 @@ const UNKNOWN = { rank: 64, tokens: null, head_rank: 0, head_best: 0 };
 export function bankOf(model, settings, schedule) {
   if (settings.adapters === "none" || isBaseline(schedule)) return null;
   const { reuse, part, refresh, kv, head } = schedule;
-  const shipped = model.banks[[reuse, part, refresh, kv].join("/")];
+  // Without corrections any of the model's banks serves, for its screened head.
+  const other = settings.corrections ? undefined : Object.values(model.banks)[0];
+  const shipped = model.banks[[reuse, part, refresh, kv].join("/")] ?? other;
   const named = { ...UNKNOWN, ...shipped, name: settings.adapters, corrected: schedule.dropped };
   const bank = settings.adapters === "auto" ? shipped : named;
   if (!bank) return null;

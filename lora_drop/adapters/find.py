@@ -46,7 +46,8 @@ def find_bank(
             f"no trained adapters are shipped for {loaded.id} with reuse {schedule.reuse}, part {schedule.part}: "
             "this is the untrained rule."
         ]
-    warning = bank.check(loaded, name, schedule.reuse, schedule.part)
+    rules = (schedule.reuse, schedule.part) if config.corrections else (bank.reuse, bank.part)
+    warning = bank.check(loaded, name, *rules)
     notes = [warning] if warning else []
     for rule in ("kv", "refresh"):
         theirs, ours = getattr(bank, rule), getattr(schedule, rule)
@@ -75,16 +76,20 @@ def bank_folder(loaded: LoadedModel | ModelInfo, config: LoraDropConfig, schedul
     if config.adapters == "none" or (config.adapters == "auto" and not schedule.has_lora_steps):
         return None
     if config.adapters == "auto":
-        return shipped_bank(loaded, schedule.reuse, schedule.part, schedule.refresh, schedule.kv)
+        rules = (schedule.reuse, schedule.part) if config.corrections else None
+        return shipped_bank(loaded, rules, schedule.refresh, schedule.kv)
     return local_folder(config.adapters)
 
 
 def shipped_bank(
-    loaded: LoadedModel | ModelInfo, reuse: str, part: str, refresh: str = "single", kv: str = "skip"
+    loaded: LoadedModel | ModelInfo, rules: tuple[str, str] | None, refresh: str = "single", kv: str = "skip"
 ) -> Path | None:
     """The folder of the bank that `auto` takes for a model's weights and these rules, by the folders' configs alone.
 
     A bank for the same refresh comes first, then one for the same K/V rule, then one of the nearest weights.
+
+    Args:
+        rules: reuse and part of its corrections; None if only its screened head is wanted.
 
     Raises:
         LoraDropError: a shipped folder's config is broken.
@@ -92,7 +97,7 @@ def shipped_bank(
     banks = [
         (config.refresh != refresh, config.kv != kv, apart, folder)
         for apart, config, folder in _fitting(loaded)
-        if (config.reuse, config.part) == (reuse, part)
+        if rules in (None, (config.reuse, config.part))
     ]
     return min(banks)[-1] if banks else None
 
@@ -138,7 +143,7 @@ def bank_facts(loaded: LoadedModel | ModelInfo) -> dict[str, dict[str, Any]]:
     """
     facts, screens = {}, screens_heads(loaded.device)
     for rules in itertools.product(REUSE_RULES, PARTS, REFRESHES, KV_RULES):
-        if folder := shipped_bank(loaded, *rules):
+        if folder := shipped_bank(loaded, rules[:2], *rules[2:]):
             config = BankConfig.read(folder)
             facts["/".join(rules)] = {
                 "name": folder.name,
