@@ -86,6 +86,7 @@
  * @property {string} [refresh_position]
  * @property {boolean} corrections
  * @property {boolean} [own_repeats]
+ * @property {number} [lookup]
  */
 
 /**
@@ -150,6 +151,7 @@
  * @property {number} [accept]
  * @property {string} [head] `full` or `screened`
  * @property {number | null} [refresh_position] steps with a multiple of it as position are full too
+ * @property {number} [lookup] drafts of prompt lookup at most
  * @property {boolean} [mayBeEarly] a refresh may come early
  */
 
@@ -172,7 +174,7 @@
  * @property {Partial<Extras>} [extras]
  * @property {number | null} [refresh_entropy]
  * @property {number | null} [refresh_position]
- * @property {number} [lookup] of prompt lookup: the longest n-gram
+ * @property {number} [lookup] drafts of prompt lookup at most
  */
 
 /**

@@ -1,6 +1,6 @@
 /* A run as it arrives: its header, and each lane's steps and audits. It touches no element. */
 
-import { NO_EXTRAS } from "./schedule.js";
+import { NO_EXTRAS, hasLoraSteps } from "./schedule.js";
 
 /** @typedef {import("./records.js").Figures} Figures */
 /** @typedef {import("./records.js").Header} Header */
@@ -27,6 +27,7 @@ const NO_FIGURES = {
  * @property {number} thoughts number of tokens of thoughts up to this step
  * @property {number} refreshes number of refreshes up to this step
  * @property {number} lastRefresh step of the last refresh; 0 before the first
+ * @property {number} lastPass the last step that was no draft without a pass
  */
 
 /**
@@ -75,7 +76,7 @@ function laneOf({ id, label, config }, index, numLayers) {
     id,
     label,
     rank: config.rank ?? 0,
-    looksUp: Boolean(config.lookup),
+    looksUp: Boolean(config.lookup) && !hasLoraSteps(config),
     schedule: {
       ...config,
       numLayers,
@@ -154,6 +155,7 @@ export class Run {
       thoughts: (before?.thoughts ?? 0) + Number(Boolean(thought)),
       refreshes: (before?.refreshes ?? 0) + Number(isRefresh),
       lastRefresh: isRefresh ? step : (before?.lastRefresh ?? 0),
+      lastPass: KINDS[kind] === "draft" ? (before?.lastPass ?? 0) : step,
     });
     lane.clock.push((lane.clock[step - 1] ?? 0) + lane.takenMs + ms);
     lane.takenMs = 0;

@@ -34,8 +34,14 @@ export function droppedLayers(lo, hi, dropRatio) {
  *
  * @param {Schedule} schedule
  */
-export const isBaseline = (schedule) =>
-  schedule.period === 1 || (schedule.dropped.length === 0 && schedule.head !== "screened");
+export const isBaseline = (schedule) => !hasLoraSteps(schedule) && !schedule.lookup;
+
+/**
+ * True if some steps skip layers or most of the head.
+ *
+ * @param {{period: number, dropped: number[], head?: string}} schedule
+ */
+export const hasLoraSteps = ({ period, dropped, head }) => period > 1 && (dropped.length > 0 || head === "screened");
 
 /**
  * True if a full step also runs the tokens since the last one.
@@ -82,7 +88,7 @@ export function kind(schedule, step, promptTokens = 0) {
   if (step === 0) return "prefill";
   const every = schedule.refresh_position;
   const byPosition = every && (promptTokens - 1 + step) % every === 0;
-  return isBaseline(schedule) || step % schedule.period === 0 || byPosition ? "refresh" : "lora";
+  return hasLoraSteps(schedule) && step % schedule.period && !byPosition ? "lora" : "refresh";
 }
 
 /**

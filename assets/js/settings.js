@@ -75,17 +75,18 @@ export function scheduleOf(settings, numLayers) {
   if (refused) return refused;
   const dropped = listed ?? droppedLayers(layers[0], layers[1], ratio);
   const { reuse, part, kv, refresh, accept, head } = settings;
-  const rules = { reuse, part, kv, refresh, accept, head, refresh_position: every };
+  const rules = { reuse, part, kv, refresh, accept, head, lookup: settings.lookup, refresh_position: every };
   return { period, numLayers, dropped, ...rules, mayBeEarly: threshold !== null };
 }
 
 /**
- * Error about `refresh`, `refresh_position`, `accept` and `own_repeats`, in the words of LoraDropConfig; empty if they fit.
+ * Error about `refresh`, `refresh_position`, `accept`, `own_repeats` and `lookup`, in the words of LoraDropConfig; empty
+ * if they fit.
  *
  * @param {Settings} settings
  * @param {number | null} every the `refresh_position`
  */
-function refusedExactness({ refresh, accept, kv, period, own_repeats }, every) {
+function refusedExactness({ refresh, accept, kv, period, own_repeats, lookup }, every) {
   if (typeof accept !== "number" || !(accept >= 0 && accept <= 1)) return "Accept must be between 0 and 1.";
   if (refresh === "repair" && period > MAX_REPAIR) {
     return `with refresh repair the period is at most ${MAX_REPAIR}, got ${period}: shorten it, or take refresh single.`;
@@ -99,6 +100,10 @@ function refusedExactness({ refresh, accept, kv, period, own_repeats }, every) {
   }
   if (own_repeats && !accept) {
     return "own_repeats has no effect with accept 0, which keeps every draft: raise accept.";
+  }
+  if (lookup && !accept) return "lookup needs full steps that verify its drafts: raise accept, or set lookup 0.";
+  if (lookup && period + lookup > MAX_REPAIR) {
+    return `period and lookup together are at most ${MAX_REPAIR}, got ${period} and ${lookup}: shorten one.`;
   }
   return "";
 }
@@ -117,7 +122,9 @@ const UNKNOWN = { rank: 64, tokens: null, head_rank: 0, head_best: 0 };
 export function bankOf(model, settings, schedule) {
   if (settings.adapters === "none" || isBaseline(schedule)) return null;
   const { reuse, part, refresh, kv, head } = schedule;
-  const shipped = model.banks[[reuse, part, refresh, kv].join("/")];
+  // Without corrections any of the model's banks serves, for its screened head.
+  const other = settings.corrections ? undefined : Object.values(model.banks)[0];
+  const shipped = model.banks[[reuse, part, refresh, kv].join("/")] ?? other;
   const named = { ...UNKNOWN, ...shipped, name: settings.adapters, corrected: schedule.dropped };
   const bank = settings.adapters === "auto" ? shipped : named;
   if (!bank) return null;

@@ -41,17 +41,18 @@ def find_bank(
     elif bank is not None:
         name = "of this call"
     else:
-        if config.adapters == "none" or schedule.is_baseline:
+        if config.adapters == "none" or not schedule.has_lora_steps:
             return None, [] if config.head == "full" else ["without adapters there is no screened head."]
         return None, [
             f"no trained adapters are shipped for {loaded.id} with reuse {schedule.reuse}, part {schedule.part}: "
             "this is the untrained rule."
         ]
-    warning = bank.check(loaded, name, schedule.reuse, schedule.part)
+    rules = (schedule.reuse, schedule.part) if config.corrections else (bank.reuse, bank.part)
+    warning = bank.check(loaded, name, *rules)
     notes = [warning] if warning else []
     for rule in ("kv", "refresh"):
         theirs, ours = getattr(bank, rule), getattr(schedule, rule)
-        if theirs != ours and not schedule.is_baseline:
+        if theirs != ours and schedule.has_lora_steps:
             notes.append(f"adapters {name} were trained for {rule} {theirs}, this run has {rule} {ours}.")
     uncorrected = [i for i in schedule.dropped if i not in bank.a]
     if uncorrected and config.corrections:
@@ -62,7 +63,7 @@ def find_bank(
     if config.head == "screened" and bank.head is None:
         notes.append(f"adapters {name} have no screened head: the whole head is read.")
     bank = bank.only(config.corrections, head=config.head == "screened")
-    if schedule.is_baseline or not (bank.head or bank.a.keys() & schedule.dropped_set):
+    if not schedule.has_lora_steps or not (bank.head or bank.a.keys() & schedule.dropped_set):
         return None, notes
     return bank.to(loaded.device, loaded.dtype), notes
 
@@ -73,19 +74,23 @@ def bank_folder(loaded: LoadedModel | ModelInfo, config: LoraDropConfig, schedul
     Raises:
         LoraDropError: see `shipped_bank` and `hub.download`.
     """
-    if config.adapters == "none" or (config.adapters == "auto" and schedule.is_baseline):
+    if config.adapters == "none" or (config.adapters == "auto" and not schedule.has_lora_steps):
         return None
     if config.adapters == "auto":
-        return shipped_bank(loaded, schedule.reuse, schedule.part, schedule.refresh, schedule.kv)
+        rules = (schedule.reuse, schedule.part) if config.corrections else None
+        return shipped_bank(loaded, rules, schedule.refresh, schedule.kv)
     return local_folder(config.adapters)
 
 
 def shipped_bank(
-    loaded: LoadedModel | ModelInfo, reuse: str, part: str, refresh: str = "single", kv: str = "skip"
+    loaded: LoadedModel | ModelInfo, rules: tuple[str, str] | None, refresh: str = "single", kv: str = "skip"
 ) -> Path | None:
     """The folder of the bank that `auto` takes for a model's weights and these rules, by the folders' configs alone.
 
     A bank for the same refresh comes first, then one for the same K/V rule, then one of the nearest weights.
+
+    Args:
+        rules: reuse and part of its corrections; None if only its screened head is wanted.
 
     Raises:
         LoraDropError: a shipped folder's config is broken.
@@ -93,7 +98,7 @@ def shipped_bank(
     banks = [
         (config.refresh != refresh, config.kv != kv, apart, folder)
         for apart, config, folder in _fitting(loaded)
-        if (config.reuse, config.part) == (reuse, part)
+        if rules in (None, (config.reuse, config.part))
     ]
     return min(banks)[-1] if banks else None
 
@@ -145,7 +150,7 @@ def bank_facts(loaded: LoadedModel | ModelInfo) -> dict[str, dict[str, Any]]:
     """
     facts, screens = {}, screens_heads(loaded.device)
     for rules in itertools.product(REUSE_RULES, PARTS, REFRESHES, KV_RULES):
-        if folder := shipped_bank(loaded, *rules):
+        if folder := shipped_bank(loaded, rules[:2], *rules[2:]):
             config = BankConfig.read(folder)
             facts["/".join(rules)] = {
                 "name": folder.name,

@@ -42,7 +42,8 @@ class Lane:
     (the other lane, the audit, the page) and copying the prompt's K/V. A prompt that several lanes share counts in
     each of them, with the time that reading it took (`Prefilled.ms`).
 
-    Where the schedule has a `lookup`, drafts come from the text so far and take no pass.
+    Where the schedule has a `lookup`, the text so far drafts as long as it can, without a pass; LoRA steps draft
+    elsewhere. The pass after drafts from the text is full, as the layers that LoRA steps run lack their K/V.
 
     Args:
         decoder: the model's layers, which lanes may share.
@@ -102,7 +103,8 @@ class Lane:
         self._after_rewind: StepResult | None = None  # the step that follows a `Rewind`
         self._lookup: PromptLookup | None = None
         if schedule.lookup:
-            self._lookup = PromptLookup(tokens[0].tolist(), schedule.lookup, schedule.period - 1, stop_ids)
+            lengths = schedule.lookup_least, schedule.lookup_longest
+            self._lookup = PromptLookup(tokens[0].tolist(), lengths, schedule.lookup, stop_ids)
         self._next_drafts: list[int] = []  # looked up, not appended yet
         self._lookup_ms = 0.0  # of a look-up without a draft: the next step counts it
 
@@ -155,10 +157,11 @@ class Lane:
             return None
         clock = Clock(self._decoder.device)
         clock.start()
-        if not self.state.pending:  # the pass yields one token more than it verifies
-            self._next_drafts = self._lookup.drafts(self.tokens, self._max_new_tokens - len(self.tokens) - 1)
+        if self.state.refresher.kind != "draft":  # the pass yields one token more than it verifies
+            room = self._max_new_tokens - len(self.tokens) - 1
+            self._next_drafts = self._lookup.drafts(self.tokens, room, len(self.state.pending))
         if not self._next_drafts:
-            self._lookup_ms = 0.0 if self.state.pending else clock.stop()
+            self._lookup_ms = clock.stop()
             return None
         draft = self._next_drafts.pop(0)
         self._decoder.draft(self._token, self.state)

@@ -171,6 +171,7 @@ class ReferenceDecoder:
     def draft(self, token: Tensor, state: DecodeState) -> None:
         """Take a token (1, 1) whose follower was drafted without a pass: it is pending, with its embedding."""
         state.refresher.draft()
+        state.drafted += 1
         state.pending.append(self._pending(self.embed(token), state))
         state.position += 1
 
@@ -180,7 +181,7 @@ class ReferenceDecoder:
 
     @torch.inference_mode()
     def repair(self, token: Tensor | None, state: DecodeState) -> DecoderOutput:
-        """Run one full pass over the pending tokens, those that LoRA steps have read, and over `token` (1, 1).
+        """Run one full pass over the pending tokens, those since the last full step, and over `token` (1, 1).
 
         With `kv="write"` caches and anchors then equal the full model's on the same tokens. Each row's numbers equal
         those of a full step, bit for bit (`StaticDecoder`: up to rounding). So here the rows run one by one.
@@ -193,6 +194,7 @@ class ReferenceDecoder:
         """
         schedule, first, pending = state.schedule, state.schedule.first_skipped, len(state.pending)
         rows, state.pending = state.pending, []
+        written, state.drafted = pending - state.drafted, 0
         if token is not None:
             h, rope = self._embed(token, state.position)
             for i in range(first):
@@ -206,7 +208,7 @@ class ReferenceDecoder:
         for i in range(first, self.num_layers):
             skipped = i in schedule.dropped_set
             if not skipped:
-                state.kv.cut(i, pending)  # what the LoRA steps wrote
+                state.kv.cut(i, written)  # by the LoRA steps
             outputs, anchors = [], []
             for h, rope in zip(rows, ropes, strict=True):
                 outputs.append(self.run_full(i, h, rope, state))

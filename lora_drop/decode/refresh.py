@@ -44,7 +44,8 @@ class Refresher:
         """Begin the next decode step; return True if it is full."""
         self.step += 1
         schedule = self.schedule
-        due = schedule.is_baseline or bool(schedule.lookup) or self.step - self.last_refresh >= schedule.period
+        # After a draft without a pass the layers that LoRA steps run lack K/V.
+        due = not schedule.has_lora_steps or self.kind == "draft" or self.step - self.last_refresh >= schedule.period
         if schedule.refresh_position:
             due = schedule.kind(self.step, self.prompt_tokens) == "refresh"
         due = due and not schedule.prunes
@@ -63,7 +64,7 @@ class Refresher:
 
     def back_to(self, step: int) -> None:
         """Record that a full pass took back all steps after `step`, which is the last refresh now."""
-        self.refreshes += self.kind == "lora"  # the pass at the end of a text begins no step
+        self.refreshes += self.kind != "refresh"  # the pass at the end of a text begins no step
         self.step = self.last_refresh = step
         self.kind, self.trigger = "refresh", None
 

@@ -60,8 +60,9 @@ class DecodeState:
         kv: the K/V cache.
         anchors: of each skipped layer the vector (B, D) that its reuse rule needs, see `rules`; None elsewhere.
         refresher: decides which steps are full.
-        pending: with repair, of each token that a LoRA step has read since the last refresh, the input of the first
-            skipped layer.
+        pending: with repair, of each token that was read since the last refresh, the input of the first layer that a
+            repair runs for all of its tokens.
+        drafted: how many of these are drafts without a pass, of which no layer holds K/V.
         row_anchors: of the last repair, for each skipped layer the anchors of all its rows.
     """
 
@@ -73,6 +74,7 @@ class DecodeState:
     anchors: list[Tensor | None] = field(init=False, repr=False)
     refresher: Refresher = field(init=False)
     pending: list[Tensor] = field(default_factory=list, init=False, repr=False)
+    drafted: int = field(default=0, init=False)
     row_anchors: dict[int, list[Tensor | None]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:

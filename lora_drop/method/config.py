@@ -15,6 +15,7 @@ from lora_drop.method.schedule import Head, KvRule, Part, Refresh, ReuseRule, Sc
 
 MAX_PERIOD = 10**9  # longer than any run; not every JSON reader takes larger numbers
 MAX_REPAIR = 64  # the longest period with repair, and so the most rows of one pass
+MAX_NGRAM = 16
 
 
 @checked(SCHEDULE)
@@ -171,6 +172,26 @@ class LoraDropConfig:
         words="no guessed repeats",
     )
 
+    lookup: int = setting(
+        0,
+        "with accept: at most this many drafts of prompt lookup, the tokens that followed the text's last n-gram "
+        "where it stood before; where there are none, LoRA steps draft. 0 is off",
+        between=(0, MAX_REPAIR - 1),
+        label="Drafts from the text so far",
+        info="Copied where the text repeats itself, without a pass. 0 is off.",
+        row="refresh",
+        words="up to {} drafts from the text",
+    )
+    lookup_least: int = setting(
+        1,
+        "tokens of the shortest n-gram that lookup looks for",
+        between=(1, MAX_NGRAM),
+        words="n-grams of {} at least",
+    )
+    lookup_longest: int = setting(
+        2, "tokens of the longest, which it tries first", between=(1, MAX_NGRAM), words="n-grams of {} at most"
+    )
+
     def __post_init__(self) -> None:
         if self.refresh == "repair" and self.period > MAX_REPAIR:
             raise LoraDropError(
@@ -190,6 +211,18 @@ class LoraDropConfig:
             )
         if self.own_repeats and not self.accept:
             raise LoraDropError("own_repeats has no effect with accept 0, which keeps every draft: raise accept.")
+        if self.lookup and not self.accept:
+            raise LoraDropError("lookup needs full steps that verify its drafts: raise accept, or set lookup 0.")
+        if self.lookup and self.period + self.lookup > MAX_REPAIR:
+            raise LoraDropError(
+                f"period and lookup together are at most {MAX_REPAIR}, got {self.period} and {self.lookup}: "
+                "shorten one."
+            )
+        if self.lookup_least > self.lookup_longest:
+            raise LoraDropError(
+                f"lookup_least {self.lookup_least} is above lookup_longest {self.lookup_longest}: lower it, or raise "
+                "the other."
+            )
 
     def schedule_for(self, num_layers: int) -> Schedule:
         """The schedule on a model of `num_layers` layers.
@@ -213,9 +246,9 @@ class LoraDropConfig:
         return Schedule(num_layers=num_layers, dropped=dropped, **rules)
 
     def replace(self, **changes: Any) -> LoraDropConfig:
-        """A copy with some fields changed, checked like a new one; `own_repeats` goes where `accept` becomes 0."""
+        """A copy with some fields changed, checked like a new one; what needs `accept` goes where it becomes 0."""
         if changes.get("accept") == 0:
-            changes = {"own_repeats": False} | changes
+            changes = {"own_repeats": False, "lookup": 0} | changes
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:

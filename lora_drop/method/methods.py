@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_drop.errors import LoraDropError, did_you_mean
-from lora_drop.method.config import MAX_PERIOD, MAX_REPAIR, LoraDropConfig, default_range
-from lora_drop.method.presets import BUNDLED_ORDER, COMPARISONS, PRESETS, is_bundled, presets_for
+from lora_drop.method.config import MAX_NGRAM, MAX_PERIOD, MAX_REPAIR, LoraDropConfig, default_range
+from lora_drop.method.presets import BUNDLED_ORDER, COMPARISONS, EXACT, PRESETS, READABLE, is_bundled, presets_for
 from lora_drop.method.schedule import dropped_layers
 
 FULL, CONFIGURED = "full", "lora-drop"  # the full model, and LoRA-Drop with the run's settings
@@ -26,12 +26,16 @@ Layers = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Parameter:
-    """A whole number that a method takes, from `low` to `high`; `high` and `default` are of the number of layers."""
+    """A whole number that a method takes, from `low` to `high`; `high` and `default` are of the number of layers.
+
+    One with `words` is left out of a lane's name at its default; elsewhere they are added to the lane's label.
+    """
 
     name: str
     low: int
     high: Callable[[int], int]
     default: Callable[[int], int]
+    words: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,9 @@ class Method:
         is_trained: True if it uses weights that were trained for it.
         is_lossless: True if every token is the full model's choice.
         parameters: in the order of a lane's name.
-        searched: values that `lora-drop compare` tries, of the number of layers.
+        searched: values that `lora-drop compare` tries, of the number of layers: 40 for each method that drafts,
+            ours too, and fewer where a model has few layers.
+        published: values that its source uses, of the number of layers.
         schedule: config, and fields of the schedule that are no settings, from the number of layers, a function that
             chooses layers by their count, and the values; None for LoRA-Drop's own configs.
     """
@@ -57,6 +63,7 @@ class Method:
     is_lossless: bool = False
     parameters: tuple[Parameter, ...] = ()
     searched: Callable[[int], list[tuple[int, ...]]] = lambda layers: [()]
+    published: Callable[[int], tuple[int, ...]] | None = None
     schedule: Callable[..., tuple[LoraDropConfig, dict[str, Any]]] | None = None
 
 
@@ -73,20 +80,33 @@ def _pruned(layers: Layers) -> tuple[LoraDropConfig, dict[str, Any]]:
     return LoraDropConfig(MAX_PERIOD, drop_layers=layers, reuse="skip", adapters="none"), {"prunes": True}
 
 
-def _verified(layers: Layers, drafts: int, **more: Any) -> tuple[LoraDropConfig, dict[str, Any]]:
-    exact: dict[str, Any] = {"refresh": "repair", "kv": "write", "accept": 1.0}
-    return LoraDropConfig(drafts + 1, drop_layers=layers, reuse="skip", adapters="none", **exact), more
+def _verified(layers: Layers, drafts: int, is_screened: int) -> tuple[LoraDropConfig, dict[str, Any]]:
+    head: dict[str, Any] = {"head": "screened", "corrections": False} if is_screened else {"adapters": "none"}
+    return LoraDropConfig(drafts + 1, drop_layers=layers, reuse="skip", accept=1.0, **EXACT, **head), {}
+
+
+def _looking_up(drafts: int, longest: int, shortest: int) -> dict[str, Any]:
+    return {"lookup": drafts, "lookup_longest": max(shortest, longest), "lookup_least": shortest}
 
 
 COUNT = Parameter("number of layers", 1, lambda layers: layers - 2, lambda layers: max(1, layers // 7))
 EXIT = Parameter("exit layer", 1, lambda layers: layers - 1, lambda layers: layers - max(1, layers // 7))
 DRAFTS = Parameter("draft length", 1, lambda layers: MAX_REPAIR - 1, lambda layers: 2)
-GRAM = Parameter("n-gram length", 1, lambda layers: 16, lambda layers: 2)
+LOOKED_UP = Parameter("draft length", 1, lambda layers: MAX_REPAIR // 2 - 1, lambda layers: 2)
+LONGEST = Parameter("longest n-gram", 1, lambda layers: MAX_NGRAM, lambda layers: 2)
+SHORTEST = Parameter("shortest n-gram", 1, lambda layers: MAX_NGRAM, lambda layers: 1, ", at least {}")
+SCREENED = Parameter("screened head (0 or 1)", 0, lambda layers: 1, lambda layers: 0, ", screened head")
 
 
 def _counts(layers: int, *shares: float) -> list[int]:
     """Shares of the layers, each as a whole number of at least 1."""
     return list(dict.fromkeys(max(1, round(layers * share)) for share in shares))
+
+
+def _look_ups(layers: int) -> list[tuple[int, ...]]:
+    """Draft lengths with the longest and the shortest n-gram."""
+    lengths = ((1, 1), (2, 1), (3, 1), (4, 1), (2, 2), (3, 2), (4, 2), (3, 3))
+    return [(drafts, *n_grams) for drafts in (1, 2, 3, 4, 6) for n_grams in lengths]
 
 
 RIVALS = {
@@ -111,29 +131,41 @@ RIVALS = {
         "Drafts by the first layers, which the full model verifies; the model was not trained for it.",
         "LayerSkip, arXiv 2404.16710",
         is_lossless=True,
-        parameters=(EXIT, DRAFTS),
-        searched=lambda layers: list(itertools.product(_counts(layers, 0.4, 0.6, 0.8, 0.9), (1, 2, 4))),
-        schedule=lambda layers, order, at, drafts: _verified(tuple(range(at, layers)), drafts),
+        parameters=(EXIT, DRAFTS, SCREENED),
+        searched=lambda layers: list(
+            itertools.product(_counts(layers, 0.3, 0.5, 0.7, 0.8, 0.9), (1, 2, 3, 5), (0, 1))
+        ),
+        published=lambda layers: (max(1, layers // 4), 6),  # Llama 2 7B: exit 8 of 32
+        schedule=lambda layers, order, at, *values: _verified(tuple(range(at, layers)), *values),
     ),
     "draft-verify": Method(
         "Draft & Verify: {} layers, draft length {}",
         "Drafts without chosen layers, which the full model verifies; whole layers, and a fixed number of drafts.",
         "Draft & Verify, arXiv 2309.08168",
         is_lossless=True,
-        parameters=(COUNT, DRAFTS),
-        searched=lambda layers: list(itertools.product(_counts(layers, 0.13, 0.27, 0.4), (1, 2, 4))),
-        schedule=lambda layers, order, count, drafts: _verified(order(count), drafts),
+        parameters=(COUNT, DRAFTS, SCREENED),
+        searched=lambda layers: list(
+            itertools.product(_counts(layers, 0.07, 0.13, 0.2, 0.33, 0.47), (1, 2, 3, 5), (0, 1))
+        ),
+        # Llama 2 13B chat: 24 of 40 attentions and 10 of 40 MLPs, 37% of the layers' weights.
+        published=lambda layers: (max(1, round(0.37 * layers)), 8),
+        schedule=lambda layers, order, count, *values: _verified(order(count), *values),
     ),
     "prompt-lookup": Method(
         "Prompt lookup: draft length {}, n-gram {}",
         "Drafts are what followed the text's last n-gram earlier in prompt and answer; one full pass verifies them.",
         "A. Saxena, github.com/apoorvumang/prompt-lookup-decoding; transformers' prompt_lookup_num_tokens",
         is_lossless=True,
-        parameters=(DRAFTS, GRAM),
-        searched=lambda layers: list(itertools.product((1, 2, 3, 6), (2, 3, 4))),
-        schedule=lambda layers, order, drafts, n: _verified((), drafts, lookup=n, dropped=tuple(range(layers))),
+        parameters=(LOOKED_UP, LONGEST, SHORTEST),
+        searched=_look_ups,
+        published=lambda layers: (10, 3),
+        schedule=lambda layers, order, *values: (
+            LoraDropConfig(2, drop_layers=(), adapters="none", accept=1.0, **EXACT, **_looking_up(*values)),
+            {},
+        ),
     ),
 }
+HYBRIDS = {"hybrid": READABLE, "hybrid-lossless": "lossless"}  # and the preset that each adds prompt lookup to
 METHODS = {
     FULL: Method("Full model", "Every layer, every token.", "the model itself", is_lossless=True),
     CONFIGURED: Method("LoRA-Drop", "LoRA-Drop with the settings of the run.", PAPER, is_trained=True),
@@ -151,6 +183,33 @@ METHODS = {
         is_lossless=True,
     ),
     **RIVALS,
+    "lossless-tuned": Method(
+        "LoRA-Drop, lossless: {} layers, draft length {}",
+        "LoRA-Drop with accept 1: as many chosen layers are skipped, and drafts made, as was fastest.",
+        PAPER,
+        is_trained=True,
+        is_lossless=True,
+        parameters=(COUNT, DRAFTS),
+        searched=lambda layers: list(
+            itertools.product(_counts(layers, 0.03, 0.07, 0.13, 0.2, 0.27, 0.33, 0.4, 0.47), (1, 2, 3, 4, 5))
+        ),
+        schedule=lambda layers, order, count, drafts: (
+            LoraDropConfig(drafts + 1, drop_layers=order(count), head="screened", accept=1.0, **EXACT),
+            {},
+        ),
+    ),
+    **{
+        name: Method(
+            f"LoRA-Drop, {PRESETS[preset].label}, with prompt lookup: draft length {{}}, n-gram {{}}",
+            "Drafts are what followed the text's last n-gram earlier, where it stood there, else LoRA-Drop's.",
+            f"{PAPER}; github.com/apoorvumang/prompt-lookup-decoding",
+            is_trained=True,
+            is_lossless=PRESETS[preset].config.accept == 1,
+            parameters=(LOOKED_UP, LONGEST, SHORTEST),
+            searched=_look_ups,
+        )
+        for name, preset in HYBRIDS.items()
+    },
 }
 
 
@@ -182,7 +241,9 @@ def method_of(name: str) -> tuple[Method, str]:
     """The method of a lane's whole name, with all its values, and the lane's label."""
     plain, *values = name.split(":")
     method = METHODS[plain]
-    return method, method.label.format(*values, "?", "?")  # a file may hold too few
+    label = method.label.format(*values, "?", "?")  # a file may hold too few
+    pairs = zip(method.parameters, values, strict=False)
+    return method, label + "".join(parameter.words.format(value) for parameter, value in pairs)
 
 
 def method_lane(name: str, num_layers: int, model: str, settings: LoraDropConfig | None = None) -> MethodLane:
@@ -210,11 +271,16 @@ def method_lane(name: str, num_layers: int, model: str, settings: LoraDropConfig
         config = LoraDropConfig(period=1, drop_layers=(), adapters="none")
     elif plain == CONFIGURED:
         config = settings or LoraDropConfig()
+    elif plain in HYBRIDS:
+        config = presets_for(model)[HYBRIDS[plain]].config.replace(**_looking_up(*values))
     elif plain in COMPARISONS:
         config = COMPARISONS[plain].applied_to(LoraDropConfig())
     else:
         config = presets_for(model)[plain].config
-    return MethodLane(":".join([plain, *map(str, values)]), config, more)
+    named = list(values)
+    while named and (last := method.parameters[len(named) - 1]).words and named[-1] == last.default(num_layers):
+        named.pop()
+    return MethodLane(":".join([plain, *map(str, named)]), config, more)
 
 
 def _value(method: str, parameter: Parameter, text: str, num_layers: int) -> int:

@@ -24,7 +24,7 @@ class Preset:
 
 EXACT: dict[str, Any] = {"refresh": "repair", "kv": "write"}  # exact full steps, which verifying needs
 # The full model, with the screened head at the steps between full ones.
-SCREENED_HEAD: dict[str, Any] = {"drop_layers": (), "head": "screened"}
+SCREENED_HEAD: dict[str, Any] = {"drop_layers": (), "head": "screened", "lookup": 0}
 SCREENED_HEAD |= {"refresh_entropy": None, "refresh_position": None}
 
 PRESETS = {
@@ -190,7 +190,7 @@ COMPARISONS = {
     "bare": Comparison(
         "nothing corrected, nothing checked",
         "Nothing corrected, nothing checked",
-        {"adapters": "none", "corrections": True, "head": "full", "accept": 0.0, "own_repeats": False},
+        {"adapters": "none", "corrections": True, "head": "full", "accept": 0.0, "own_repeats": False, "lookup": 0},
     ),
     "screened-head": Comparison(
         "full model, screened head",

@@ -41,11 +41,10 @@ class Schedule:
     `LoraDropConfig.schedule_for` makes it. `dropped` is ascending and never contains layer 0. `kind` follows the fixed
     schedule; of an adaptive one it has the longest gaps.
 
-    Two methods that LoRA-Drop is compared with (`methods.py`) are schedules too, with rule `skip` and no bank:
+    With `lookup` a draft may take no pass: the pass that verifies it runs it through every layer.
 
-    - `prunes`: the skipped layers never run, not even on the prompt, and hold no K/V. There is no full step.
-    - `lookup`, the longest n-gram of prompt lookup: drafts take no pass, and every decode step is full. All layers
-      count as skipped, so the pass runs every draft through every layer.
+    Static pruning, which LoRA-Drop is compared with (`methods.py`), is a schedule too, with rule `skip` and no bank:
+    with `prunes` the skipped layers never run, not even on the prompt, and hold no K/V. There is no full step.
     """
 
     period: int
@@ -60,8 +59,10 @@ class Schedule:
     accept: float = 0.0
     head: Head = "full"
     own_repeats: bool = False
-    prunes: bool = False
     lookup: int = 0
+    lookup_least: int = 1
+    lookup_longest: int = 2
+    prunes: bool = False
 
     @cached_property
     def dropped_set(self) -> frozenset[int]:
@@ -70,8 +71,15 @@ class Schedule:
 
     @property
     def first_skipped(self) -> int:
-        """The first layer that LoRA steps skip; the number of layers if they skip none."""
+        """The first layer that a repair runs for all of its tokens: the first that their drafting skipped."""
+        if self.lookup:
+            return 0
         return self.dropped[0] if self.dropped else self.num_layers
+
+    @property
+    def most_rows(self) -> int:
+        """Most tokens of a repair."""
+        return (self.period if self.has_lora_steps else 1) + self.lookup
 
     @property
     def is_adaptive(self) -> bool:
@@ -95,7 +103,12 @@ class Schedule:
     @property
     def is_baseline(self) -> bool:
         """True if every step runs every layer and the whole head, so that the output is the plain model's."""
-        return self.period == 1 or (not self.dropped and self.head == "full")
+        return not (self.has_lora_steps or self.lookup)
+
+    @property
+    def has_lora_steps(self) -> bool:
+        """True if some steps skip layers or most of the head."""
+        return self.period > 1 and (bool(self.dropped) or self.head == "screened")
 
     def kind(self, step: int, prompt_tokens: int = 0) -> StepKind:
         """The kind of a step. A run that skips nothing has no LoRA step, and one that prunes has no full step.
@@ -108,7 +121,7 @@ class Schedule:
         if self.prunes:
             return "lora"
         by_position = self.refresh_position and (prompt_tokens - 1 + step) % self.refresh_position == 0
-        return "refresh" if self.is_baseline or step % self.period == 0 or by_position else "lora"
+        return "lora" if self.has_lora_steps and step % self.period and not by_position else "refresh"
 
     def refreshes(self, prompt_tokens: int, step: int) -> int:
         """How many decode steps up to `step` are refreshes in the fixed schedule."""
@@ -122,7 +135,9 @@ class Schedule:
 
     def active(self, kind: StepKind) -> list[Literal[0, 1]]:
         """[num_layers] of 1 (the whole layer runs) or 0 (it is skipped, or its attention) at a step of this kind."""
-        return [0 if kind in DRAFTS and i in self.dropped_set else 1 for i in range(self.num_layers)]
+        if kind == "draft":
+            return [0] * self.num_layers
+        return [0 if kind == "lora" and i in self.dropped_set else 1 for i in range(self.num_layers)]
 
     def kv_length(
         self, layer: int, prompt_tokens: int, step: int, refreshes: int | None = None, last_refresh: int | None = None

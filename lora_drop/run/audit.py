@@ -69,7 +69,7 @@ class DriftAudit:
             return []
         fed = self._tokens[self._read : self._read + len(steps)]
         tokens = torch.tensor([fed], device=self._decoder.device)
-        layers = self._dropped if steps[0].watched is not None else ()
+        layers = self._dropped if any(step.watched is not None for step in steps) else ()
         full = self._decoder.read(tokens, self._kv, self._prompt.tokens.shape[1] + self._read, layers)
         self._read += len(steps)
         assert full.watched is not None  # `read` returns those of the layers asked for

@@ -61,8 +61,6 @@ def recorded_lane(loaded: LoadedModel, trace: Trace, lane: str) -> RecordedLane:
     recorded: dict[str, Any] = dict(header.config_of(lane))
     config = _config(recorded)
     schedule = config.schedule_for(loaded.num_layers)
-    if recorded.get("lookup"):
-        schedule = dataclasses.replace(schedule, lookup=recorded["lookup"], dropped=tuple(range(loaded.num_layers)))
     schedule = dataclasses.replace(schedule, prunes=bool(recorded.get("prunes")))
     if list(schedule.dropped) != list(recorded["dropped"]):
         raise LoraDropError(f"lane {lane} skips other layers than its settings say: it cannot be read again.")
@@ -88,7 +86,9 @@ def _check_steps(loaded: LoadedModel, schedule: Schedule, steps: list[StepRecord
         gap = gap + 1 if step.kind in DRAFTS else 0
         is_free = schedule.is_adaptive or schedule.verifies  # its full steps depend on the text
         fits = step.kind == "refresh" or gap if is_free else step.kind == schedule.kind(step.step, prompt_tokens)
-        if not fits or gap >= schedule.period:
+        if step.kind == "draft" and not schedule.lookup:
+            fits = False
+        if not fits or gap >= schedule.most_rows:
             raise LoraDropError(f"step {step.step} is not what this lane's schedule says: it cannot be read again.")
     if any(step.token_id >= loaded.shape.vocab_size for step in steps):
         raise LoraDropError(f"this run has tokens that {loaded.id} does not know: it cannot be read again.")
@@ -217,7 +217,7 @@ def read_again(
         lane_prompt = decoder.read_prompt(ids, should_stop, pruned) if pruned else prompt
         decoder.start(lane_prompt, state)
         first, full_kv = lane_prompt.states[1:, 0].cpu(), prompt.kv.clone()
-        rows, repaired = _lane_rows(decoder, state, tokens, start, should_stop)
+        rows, repaired = _lane_rows(decoder, state, refresher.kinds, tokens, start, should_stop)
         full = _full_rows(loaded, full_kv, len(recorded.prompt_ids), tokens, start, should_stop)
     except Stopped:
         return None
@@ -227,24 +227,38 @@ def read_again(
 
 
 def _lane_rows(
-    decoder: ReferenceOutputs, state: DecodeState, tokens: list[int], start: int, should_stop: Callable[[], bool]
+    decoder: ReferenceOutputs,
+    state: DecodeState,
+    kinds: list[str],
+    tokens: list[int],
+    start: int,
+    should_stop: Callable[[], bool],
 ) -> tuple[list[Tensor], dict[int, Tensor]]:
     """Outputs of the lane's steps from max(start, 1) on, and of those that a repair ran again. Raises Stopped."""
     first_pass: list[Tensor] = []
     repaired: dict[int, Tensor] = {}
+    nothing = torch.zeros(decoder.num_layers, decoder.embed.embedding_dim)  # a draft without a pass, so far
     for step, token in enumerate(tokens, start=1):
         if should_stop():
             raise Stopped
-        decoder.step(torch.tensor([[token]], device=decoder.device), state)
+        ids = torch.tensor([[token]], device=decoder.device)
+        if kinds[step] == "draft":
+            decoder.draft(ids, state)
+            first_pass += [nothing] if step >= start else []
+            continue
+        decoder.step(ids, state)
         outputs = decoder.take()
         rows = max(map(len, outputs))
         if step >= start:
             first_pass.append(torch.stack([layer[-1] for layer in outputs]).cpu())  # (L, D) of the step's token
         for back in range(1, rows):
             if (earlier := step - back) >= max(start, 1):
-                below = first_pass[earlier - max(start, 1)]  # below the first skipped layer the first pass was exact
+                at = earlier - max(start, 1)
+                below = first_pass[at]  # below the first skipped layer the first pass was exact
                 again = [layer[-1 - back].cpu() if len(layer) > 1 else below[i] for i, layer in enumerate(outputs)]
                 repaired[earlier] = torch.stack(again)
+                if kinds[earlier] == "draft":
+                    first_pass[at] = repaired[earlier]
     return first_pass, repaired
 
 

@@ -155,7 +155,7 @@ def _header(loaded: LoadedModel, request: Request, checked: Plan, decoder: Decod
             "corrected": list(sizes.pop("layers")),
             "extras": sizes,
             **({"bank": config_fingerprint(loaded, lane.config)} if lane.bank else {}),
-            **{key: value for key in ("prunes", "lookup") if (value := getattr(lane.schedule, key))},
+            **({"prunes": True} if lane.schedule.prunes else {}),
         }
         method = {"method": lane.method} if lane.method else {}
         lanes.append({"id": name, "label": lane.label, **method, "config": config})
@@ -276,7 +276,7 @@ def _make_lanes(
             Sampling(request.temperature, request.top_p, request.seed),
             request.max_new_tokens,
             frozenset() if request.ignore_eos else loaded.stop_ids,
-            watch=request.audit and name != BASELINE and not lane.schedule.lookup,
+            watch=request.audit and name != BASELINE,
             top=TOP,
         )
         for name, lane in checked.lanes.items()

@@ -35,6 +35,7 @@ def summarise(report: Report, lanes: dict[str, Lane], prefill_cached: bool = Fal
             "kv_bytes": lane.kv_bytes,
             "kv_allocated_bytes": lane.state.kv.allocated_bytes,
             **lane_report.refresh_counts,
+            **lane_report.draft_counts,
             **(beside[name] if name not in (BASELINE, LORA_DROP) else {}),
             "collapsed": lane_report.loop_at(ended),
             "text_sha256": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),

@@ -210,9 +210,11 @@ def _join_settings(tab: RunTab, rules: list[Any], linked: list[Any]) -> None:
     # Moving the range or the ratio replaces the exact layers that a preset may have set.
     spread = [tab.controls["layers"].input, tab.controls["drop_ratio"].input]
     gr.on(spread, fn=None, outputs=tab.controls["drop_layers"], js="() => ''")
-    # Verifying needs exact full steps, and only with it can repeats be rejected.
-    accept, *others = (tab.controls[name] for name in ("accept", "refresh", "kv", "own_repeats"))
-    verify = "(accept, refresh, kv, repeats) => (accept > 0 ? ['repair', 'write', repeats] : [refresh, kv, false])"
+    # Verifying needs exact full steps, and only with it can repeats be rejected, and the text draft.
+    accept, *others = (tab.controls[name] for name in ("accept", "refresh", "kv", "own_repeats", "lookup"))
+    verify = (
+        "(accept, ...[refresh, kv, ...rest]) => (accept > 0 ? ['repair', 'write', ...rest] : [refresh, kv, false, 0])"
+    )
     accept.input(None, [accept, *others], others, js=verify)
     for button, text in tab.examples:
         button.click(None, None, tab.prompt, js=f"() => {json.dumps(text)}")

@@ -133,6 +133,7 @@ def _random_case(rng: random.Random) -> tuple[dict, dict, dict]:
         refresh_position=rng.choice([None, *divisors]) if refresh == "single" else None,
         refresh=refresh,
         head=rng.choice(["full", "screened"]),
+        lookup=rng.choice([0, 0, 4]),
     )
     case = {
         "extras": {

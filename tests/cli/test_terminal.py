@@ -59,7 +59,7 @@ def test_a_prompt_from_stdin(capsys, monkeypatch, tmp_path):
         "run --prompt x --preset balancd": "balanced",
         "sweep-figurs x --out y": "sweep-figures",
         "replay x --htm y": "--html",
-        "run --prompt x --colour red": None,
+        "run --prompt x --zzz red": None,
         "run --prompt x --preset warp": None,
     }.items(),
 )

@@ -5,9 +5,13 @@ import re
 import pytest
 
 from lora_drop.evaluation import rivals
+from lora_drop.evaluation.measure.bench import time_lanes
 from lora_drop.evaluation.measure.pairs import PromptSet
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.methods import METHODS
 from lora_drop.paths import SHIPPED_METHODS
 from lora_drop.run.exports.figures.methods import PICTURE, frontier_picture
+from lora_drop.run.request import Request, plan
 from lora_drop.run.results.compared import accepted_words, repeats_words, reported, winner_words
 from lora_drop.run.results.files import COMPARE
 from lora_drop.run.results.prompts import HELD_OUT
@@ -31,11 +35,16 @@ def test_values_are_searched_on_other_prompts_and_a_row_is_measured_once(tiny, t
     monkeypatch.setattr(rivals, "measure_lanes", watched)
     call = tiny, ["draft-verify", "exit:4", "layerskip:2:1"], PROMPTS, OTHERS, tmp_path, 6
     content = rivals.compare_methods(*call)
-    searched = {name for name, prompts in seen if prompts == tuple(OTHERS)}
-    assert searched and all(name.startswith("search draft-verify:") for name in searched)
+    searched = [name.removeprefix("search ") for name, prompts in seen if prompts == tuple(OTHERS)]
+    tried = content["searches"]["draft-verify"]
+    assert searched == [row["method"] for row in tried[: rivals.TIMED]] and content["searches"].keys() == {
+        "draft-verify"
+    }
+    assert len(tried) == 3 * 4, "the layers by the drafts: this model has no screened head"
+    assert [row["speedup"] for row in tried] == sorted((row["speedup"] for row in tried), reverse=True)
     rows = {row["method"]: row for row in reported(content)}
     best = max((row for row in content["rows"] if row["is_search"]), key=lambda row: row["speedup"] or 0)
-    assert {"exit:4", "layerskip:2:1", best["method"]} == rows.keys()
+    assert {"exit:4", "layerskip:2:1", best["method"], "draft-verify:2:8"} == rows.keys()
     assert all(row["regret"] == 0 and row["same_texts"] == 2 for name, row in rows.items() if "exit" not in name)
     assert rows["exit:4"]["regret"] > 0 and rows["exit:4"]["kv_saved"] == pytest.approx(1 / 3)
     assert rows["exit:4"]["layer_runs"] == 4
@@ -43,6 +52,30 @@ def test_values_are_searched_on_other_prompts_and_a_row_is_measured_once(tiny, t
     count = len(seen)
     assert rivals.compare_methods(*call)["rows"] == content["rows"] and len(seen) == count
     assert (tmp_path / PICTURE).read_text() == frontier_picture(content)
+
+
+def test_every_method_that_drafts_is_searched_alike():
+    drafting = ("lossless-tuned", "layerskip", "draft-verify", "prompt-lookup", "hybrid", "hybrid-lossless")
+    for name in drafting:
+        values = METHODS[name].searched(30)
+        assert len(set(values)) == len(values) == 40, name
+    assert {name for name, method in METHODS.items() if len(method.searched(30)) > 3} == set(drafting)
+
+
+def test_a_setting_counts_by_its_passes(tiny, monkeypatch):
+    """A setting that drafts nothing right pays its LoRA steps and rows for one token a pass."""
+    monkeypatch.setattr(rivals, "rows_cost", lambda *_: {"3": 1.2, "4": 1.3, "8": 2.4})
+    lane = rivals._lane(tiny, "layerskip:5:2", "a b a b", 9, {})
+    (row,) = rivals.by_counts(tiny, {"layerskip:5:2": lane}, ["a b a b"], lambda *_: None)
+    ids = plan(tiny, Request("a b a b", LoraDropConfig(), 9)).prompt_ids
+    report = time_lanes(tiny, {"x": lane}, ids, rivals.COUNTED_TOKENS, ignore_eos=False).lanes["x"]
+    shape = tiny.shape
+    layer, head = sum(shape.layer_costs()[0][1:]), (shape.vocab_size + 2) * shape.hidden_size
+    passes = [record for record in report.passes if record.type != "rewind" and getattr(record, "step", 1)]
+    lora = sum(record.type == "step" and record.kind == "lora" for record in passes)
+    rows = [record.rows for record in passes if record.type == "judge" or record.kind == "refresh"]
+    cost = lora * (5 * layer + head) / (6 * layer + head) + sum(1 + 0.1 * (count - 1) for count in rows)
+    assert row["speedup"] == pytest.approx(report.standing / cost) and row["accepted"] == report.acceptance
 
 
 def row_of(method, speedup, regret=0.0, wide=0.02, accepted=None):

@@ -58,7 +58,7 @@ def test_positions_are_checked_like_names():
     assert refused(0) == refused(period=0)
     assert refused(3, (1, 4), NAN) == refused(drop_ratio=NAN)
     assert LoraDropConfig(*[field.default for field in dataclasses.fields(LoraDropConfig)]) == LoraDropConfig()
-    assert "15" in refused(*[field.default for field in dataclasses.fields(LoraDropConfig)], 1)
+    assert "18" in refused(*[field.default for field in dataclasses.fields(LoraDropConfig)], 1)
     assert refused(3, period=3).startswith("period")
 
 

@@ -22,7 +22,14 @@ from lora_drop.run.trace.trace import gather
 from tests.support.decoding import DECODERS, PROMPT, decoder_of
 
 REPEATING = [5, 99, 17, 42, 5, 99, 17, 42, 5, 99]
-LOSSLESS = ["layerskip:2:3", "layerskip:5:1", "draft-verify:2:2", "prompt-lookup:4:2", "prompt-lookup:1:1"]
+LOSSLESS = [
+    "layerskip:2:3",
+    "layerskip:5:1",
+    "draft-verify:2:2",
+    "prompt-lookup:4:2",
+    "prompt-lookup:1:1",
+    "hybrid-lossless:4:2",
+]
 SAMPLED = Sampling(0.9, 0.95, 3)
 TOKENS = 32
 
@@ -140,12 +147,12 @@ def test_prompt_lookup_drafts_as_transformers_does(tiny, decoder, drafts, n, sto
 
 
 def test_the_first_place_of_the_longest_n_gram_is_looked_up():
-    lookup = PromptLookup([1, 2, 3, 1, 2, 4, 9], 2, 3, {4})
+    lookup = PromptLookup([1, 2, 3, 1, 2, 4, 9], (1, 2), 3, {4})
     assert lookup.drafts([1, 2], 9) == [3, 1, 2]
     assert lookup.drafts([1, 2, 3], 2) == [1, 2]
     assert lookup.drafts([1, 2, 3, 2], 9) == [3, 1, 2]  # 3 2 is new, 2 is not
     assert lookup.drafts([1, 2, 3, 2, 8], 9) == []
-    assert PromptLookup([7, 4, 7], 1, 3, {4}).drafts([], 9) == []  # a draft that stops the text
+    assert PromptLookup([7, 4, 7], (1, 1), 3, {4}).drafts([], 9) == []  # a draft that stops the text
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ export class ActivityChart extends Heatmap {
       const { kind: stepKind, trigger } = steps[this.drawn];
       for (let layer = 0; layer < this.z.length; layer++) {
         /** @type {string} */
-        let kind = cellKind(skips(stepKind), this.dropped.has(layer));
+        let kind = cellKind(skips(stepKind), stepKind === "draft" || this.dropped.has(layer));
         if (trigger && kind === "refresh") kind = "early";
         this.z[layer].push(KINDS.indexOf(kind));
         this.tips[layer].push(kind === "early" ? words.early + triggerWords[trigger ?? ""] : words[kind]);

@@ -72,7 +72,7 @@ export class MemoryChart extends Chart {
       this.drawn[lane.index] = lane.steps.length;
       put(lane.index, fresh, (step) => step.kvBytes / this.scale);
       if (!varies(lane.schedule)) continue;
-      const formula = ({ step, refreshes, lastRefresh }) => this.formulaAt(lane, step, refreshes, lastRefresh);
+      const formula = ({ lastPass, refreshes, lastRefresh }) => this.formulaAt(lane, lastPass, refreshes, lastRefresh);
       put(lanes.length + lane.index, fresh, formula);
     }
     this.grow(add);

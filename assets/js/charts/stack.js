@@ -60,15 +60,17 @@ function draw(canvas, lane, tokens, planned) {
   const verified = lastFull(lane, tokens);
   const gap = [across > 3 ? 1 : 0, up > 2.4 ? 0.6 : 0];
   for (let step = 0; step < tokens; step++) {
-    const isLora = skips(lane.steps[step].kind);
+    const { kind } = lane.steps[step];
+    const isLora = skips(kind);
     for (let layer = 0; layer < numLayers; layer++) {
       /** @type {Box} */
       const box = [step * across, height - (layer + 1) * up, across - gap[0], up - gap[1]];
-      if (!isSkipped.has(layer)) pen.fillStyle = full;
+      const isOut = kind === "draft" || isSkipped.has(layer);
+      if (!isOut) pen.fillStyle = full;
       else if (!isLora) pen.fillStyle = again;
       else pen.fillStyle = refresh === "repair" && step < verified ? faded(again, 0.45) : color("panel");
       pen.fillRect(box[0], box[1], box[2], box[3]);
-      if (isLora && isSkipped.has(layer)) outline(pen, box, skipped, LINE);
+      if (isLora && isOut) outline(pen, box, skipped, LINE);
     }
   }
   return across;
@@ -89,6 +91,7 @@ function wordsOf({ steps, schedule, rank, rewinds }, tokens) {
   const { numLayers, dropped, refresh, accept } = schedule;
   const step = steps[tokens - 1];
   if (!step || step.kind === "prefill") return `The prompt is read: all ${numLayers} layers run.`;
+  if (step.kind === "draft") return `Token ${tokens}: a guess, copied from earlier text. No layer runs.`;
   if (skips(step.kind)) {
     const instead = rank ? "small corrections in their place" : "nothing in their place";
     return `Token ${tokens}: a guess. ${dropped.length} of ${numLayers} layers are skipped, ${instead}.`;

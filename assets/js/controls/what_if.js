@@ -113,6 +113,7 @@ function noteWords({ promptTokens, settings }, schedule, expected) {
     "The bound is an estimate from memory traffic." +
     (isAdaptive(schedule) ? " Early refreshes take some of it back." : "") +
     (verifies(schedule) ? ` Rejected drafts are ${isCounted ? "" : "not "}counted in it.` : "") +
+    (schedule.lookup ? " Drafts from the text so far are not: they may gain more than it." : "") +
     ` ${sourceWords(expected)}`
   );
 }

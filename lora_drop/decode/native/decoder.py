@@ -122,8 +122,8 @@ class NativeDecoder(ReferenceDecoder):
         """See `ReferenceDecoder`."""
         assert isinstance(state, NativeState)
         state.begin(self._hidden_size)
-        schedule, first, forgets = state.schedule, state.first, len(state.pending)
-        rows, state.pending = forgets, []
+        schedule, first, rows = state.schedule, state.first, len(state.pending)
+        forgets, state.pending, state.drafted = rows - state.drafted, [], 0
         if token is not None:
             rows += 1
             state.position += 1

@@ -62,7 +62,7 @@ class NativeState(DecodeState):
         if self.stores is not None:
             return
         schedule = self.schedule
-        rows = schedule.period if schedule.repairs else 1
+        rows = schedule.most_rows if schedule.repairs else 1
         self.inputs = torch.empty(rows, hidden_size)
         self.rows = self.inputs.split(1)
         if schedule.reuse != "skip" and schedule.dropped:

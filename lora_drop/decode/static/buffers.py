@@ -202,7 +202,7 @@ def bank_tensors(bank: Correction) -> list[Tensor]:
 def schedule_key(schedule: Schedule) -> Hashable:
     """What a graph depends on of a schedule, beside the room in its caches: not on when which pass runs."""
     rules = schedule.reuse, schedule.part, schedule.kv, schedule.head, schedule.repairs, schedule.verifies
-    return schedule.dropped, rules, tuple(passes_of(schedule))
+    return schedule.dropped, schedule.first_skipped, rules, tuple(passes_of(schedule))
 
 
 def padded(rows: int) -> int:
@@ -212,12 +212,12 @@ def padded(rows: int) -> int:
 
 def passes_of(schedule: Schedule) -> list[Pass]:
     """All passes that a lane can need, the most frequent first."""
-    lora = [] if schedule.is_baseline or schedule.lookup else [Pass(True, 1)]
+    lora = [Pass(True, 1)] if schedule.has_lora_steps else []
     if schedule.prunes:
         return lora
     if not schedule.repairs:
         return [*lora, Pass(False, 1)]
-    most = padded(schedule.period)
+    most = padded(schedule.most_rows)
     if not (schedule.is_adaptive or schedule.verifies):
         return [*lora, Pass(False, most)]
     return [*lora, *(Pass(False, 1 << power) for power in reversed(range(most.bit_length())))]

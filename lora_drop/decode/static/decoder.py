@@ -238,9 +238,9 @@ class StaticDecoder(ReferenceDecoder):
         if lora and (schedule.kv == "skip" or schedule.repairs):
             grown = 0
         for i in range(self.num_layers):
-            state.kv.lengths[i] += grown if i in schedule.dropped_set else reads
+            state.kv.lengths[i] += grown if i in schedule.dropped_set else reads + state.drafted
         state.position += reads
-        count = len(state.pending)
+        count, state.drafted = len(state.pending), 0
         state.pending = [*state.pending, buffers.pending[count : count + 1]] if lora and schedule.repairs else []
         state.row_anchors = results.row_anchors
         # Copies, as the next replay overwrites them. Padding rows are left out.
@@ -327,7 +327,7 @@ class StaticDecoder(ReferenceDecoder):
             [new(1, size) if i in anchored else None for i in layers],
             whole(1, 1),
             whole(3),
-            new(padded(schedule.period) if schedule.repairs else 0, size),
+            new(padded(schedule.most_rows) if schedule.repairs else 0, size),
             self._signed(0, rooms[False]),
             bank,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import suppress
 from itertools import pairwise
 from typing import Any
@@ -120,7 +120,9 @@ class LaneReport:
         self.decode_ms = 0.0
         self.full: list[StepRecord | JudgeRecord] = []
         self.rejected: list[StepRecord] = []
-        self.drafts = self.accepted = self._pending = 0
+        self.drafts = self.accepted = 0
+        self._drafts_by_kind, self._accepted_by_kind = Counter[str](), Counter[str]()
+        self._pending: list[str] = []  # kinds of the drafts that no full pass has verified yet
         self.quality = Quality()
         self._ends: list[Cycle] = []  # tokens and time up to the end of each full pass, or of each step that prunes
         self._layer_runs = self._layer_rows = 0  # passes over a layer's weights, and the tokens that these computed
@@ -156,7 +158,7 @@ class LaneReport:
             self._layer_rows += record.rows * again
         self.decode_ms += record.ms
         if isinstance(record, StepRecord) and record.kind in DRAFTS:
-            self._pending += 1
+            self._pending.append(record.kind)
             if self.schedule.prunes:  # no full pass ever ends a cycle
                 self._ends.append((self.standing, self.decode_ms))
             return
@@ -165,9 +167,12 @@ class LaneReport:
         self._ends.append((self.standing, self.decode_ms))
 
     def _verify(self, rejected: int) -> None:
-        self.drafts += self._pending
-        self.accepted += self._pending - rejected
-        self._pending = 0
+        accepted = self._pending[: len(self._pending) - rejected]
+        self.drafts += len(self._pending)
+        self.accepted += len(accepted)
+        self._drafts_by_kind.update(self._pending)
+        self._accepted_by_kind.update(accepted)
+        self._pending = []
 
     def audit(self, record: AuditRecord) -> None:
         """Take an audit of the lane."""
@@ -184,7 +189,7 @@ class LaneReport:
     @property
     def verified(self) -> int:
         """How many of `steps` have tokens that can no longer be rejected."""
-        return len(self.steps) - (self._pending if self.schedule.verifies else 0)
+        return len(self.steps) - (len(self._pending) if self.schedule.verifies else 0)
 
     @property
     def lora(self) -> list[StepRecord]:
@@ -257,6 +262,15 @@ class LaneReport:
     def acceptance(self) -> float | None:
         """Share of the drafts that the full model accepted; None where it verifies none."""
         return self.accepted / self.drafts if self.schedule.verifies and self.drafts else None
+
+    @property
+    def draft_counts(self) -> dict[str, Any]:
+        """`drafts`: with prompt lookup, those that it and LoRA steps `made` each, and the full model `accepted`."""
+        if not self.schedule.lookup:
+            return {}
+        made, accepted = self._drafts_by_kind, self._accepted_by_kind
+        parts = (("lora_drop", "lora"), ("lookup", "draft"))
+        return {"drafts": {part: {"made": made[kind], "accepted": accepted[kind]} for part, kind in parts}}
 
     @property
     def refreshes(self) -> int:

@@ -130,7 +130,7 @@ def _nothing_skipped(report: Report) -> Literal["period", "layers", "head", "ste
     lane = report.lanes[report.main]
     if lane.schedule.is_baseline:
         return "period" if lane.schedule.dropped else "layers"
-    if not lane.schedule.dropped:
+    if not (lane.schedule.dropped or lane.schedule.lookup):
         return "head"
     return None if lane.lora or lane.rejected else "steps"
 

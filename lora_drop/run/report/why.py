@@ -78,26 +78,31 @@ def _race(report: Report) -> str | None:
 
 
 def _time(lane: LaneReport) -> str | None:
-    lora, full = [[step.ms for step in steps] for steps in (lane.lora + lane.rejected, lane.full)]
+    rejected = [step.ms for step in lane.rejected if step.kind == "lora"]
+    lora, full = [step.ms for step in lane.lora if step.kind == "lora"] + rejected, [step.ms for step in lane.full]
     if not full or not lora:
         return None
     text = f"A LoRA step took {_ms(fmean(lora))} on average, a full step {_ms(fmean(full))}"
     rows = [record.rows for record in lane.passes if isinstance(record, StepRecord) and record.rows > 1]
     text += f", since it runs {fmean(rows):.2g} tokens at once" if rows else ""
-    if lane.rejected:
-        text += f"; {len(lane.rejected)} of {len(lora)} LoRA steps wrote drafts that were rejected"
+    if rejected:
+        text += f"; {len(rejected)} of {len(lora)} LoRA steps wrote drafts that were rejected"
     return f"{text}."
 
 
 def _activity(trace: Trace, lane: LaneReport) -> str | None:
     dropped, layers = lane.schedule.dropped, trace.header.model["layers"]
     steps = lane.steps[1:]
-    lora = sum(step.kind in DRAFTS for step in steps)
-    if not dropped or not lora:
+    lora, copied = (sum(step.kind == kind for step in steps) for kind in DRAFTS)
+    parts = []
+    if dropped and lora:
+        parts.append(f"{len(dropped)} of {layers} layers are skipped at {lora} of {len(steps)} steps")
+    if copied:
+        parts.append(f"no layer runs at {copied} of {len(steps)} steps, whose tokens are copied from earlier text")
+    if not parts:
         return "Every layer runs at every step: nothing is skipped."
     early = sum(step.trigger is not None for step in steps)
-    text = f"{len(dropped)} of {layers} layers are skipped at {lora} of {len(steps)} steps; "
-    text += f"all of them run at {counted(len(steps) - lora, 'full step')}"
+    text = "; ".join([*parts, f"all of them run at {counted(len(steps) - lora - copied, 'full step')}"])
     text += f", {early} of which came early." if early else "."
     if lane.schedule.repairs and lane.layer_rows:
         rows = f"{lane.layer_rows:.1f} layer rows per token, {layers} in the full model"

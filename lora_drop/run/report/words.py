@@ -20,8 +20,9 @@ def lane_words(header: Header, lane: str) -> list[str]:
     config: dict[str, Any] = dict(header.config_of(lane))
     if config.get("prunes"):
         return [f"{len(config['dropped'])} of {header.model['layers']} layers never run"]
-    if n := config.get("lookup"):
-        return [f"up to {config.get('period', 1) - 1} drafts, from n-grams of up to {n} tokens"]
+    if config.get("lookup") and not config["dropped"] and config.get("head") != "screened":
+        looked_up = ("lookup", "lookup_least", "lookup_longest")
+        return list(_in_words(SCHEDULE, {name: config[name] for name in looked_up}, looked_up))
     has_lora_steps = config.get("period", 1) != 1
     if not has_lora_steps or not config["dropped"]:
         is_screened = has_lora_steps and config.get("head") == "screened"

@@ -117,6 +117,12 @@ class _Group(Shape):  # of prompts
     speedup_high: Number | None
 
 
+class _Tried(Shape):  # by counts
+    method: str
+    speedup: Number
+    accepted: Number | None
+
+
 COMPARE = Kind(
     *("compare.json", "compare", "a comparison of methods", "lora-drop-compare", 1),
     _shape(
@@ -137,7 +143,10 @@ COMPARE = Kind(
                 **dict.fromkeys(("by_repeats", "by_kind"), (dict[str, _Group], {})),
             )
         ),
+        # By method, what its search tried; a file may be older.
+        searches=(dict[str, list[_Tried]], {}),
     ),
+    keeps=("searches",),
 )
 
 # ---- speeds of models on a device, most with random weights; `row_cost` is None where it was not measured ----

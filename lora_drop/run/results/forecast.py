@@ -54,7 +54,7 @@ def _fact(row: Row, num_layers: int) -> Iterator[dict[str, Any]]:
         return
     with suppress(LoraDropError):  # of another model
         schedule = config.schedule_for(num_layers)
-        if schedule.is_baseline or not schedule.dropped:
+        if not (schedule.has_lora_steps and schedule.dropped) or schedule.lookup:
             return
         accepted = row.get("accepted") if schedule.verifies else None
         is_corrected = row.get("adapters") not in (None, "none") and row.get("corrections", True)

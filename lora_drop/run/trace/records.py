@@ -93,7 +93,6 @@ class LaneConfig(_ScheduleSettings, total=False):
     extras: ExtrasHeader
     bank: Text
     prunes: bool
-    lookup: Size
 
 
 @with_config(MORE)
@@ -181,10 +180,18 @@ class Verdict(TypedDict):
     line: NotRequired[Text]
 
 
+class DraftCounts(TypedDict):
+    """Drafts that the full model has verified, and those that it accepted."""
+
+    made: StepNumber
+    accepted: StepNumber
+
+
 @with_config(MORE)
 class LaneSummary(TypedDict, total=False):
     """A lane's figures: `thoughts` are the tokens of its thoughts, where it has any; `refreshes` are the decode steps
-    that were full, `average_period` is decode steps per refresh (None without any); `collapsed` is the step where the
+    that were full, `drafts` how many prompt lookup and LoRA steps drafted and the full model accepted of each,
+    `average_period` is decode steps per refresh (None without any); `collapsed` is the step where the
     loop begins that the text ends in (None without a loop). A third lane has a comparison with the baseline here
     too."""
 
@@ -194,6 +201,7 @@ class LaneSummary(TypedDict, total=False):
     thoughts: StepNumber
     refreshes: StepNumber
     average_period: Number | None
+    drafts: dict[Literal["lora_drop", "lookup"], DraftCounts]
     text_sha256: Text
     ended: Text  # `stop`, `length` or `stopped`
     speedup: Number | None

@@ -259,16 +259,16 @@ def _activity(run: Run, box: Box) -> float:
     svg.rect(axes.box, "full")
     if not schedule.is_baseline:
         row, column = axes.box.height / schedule.num_layers, axes.box.width / len(steps)
-        rows = [Box(axes.box.x, axes.y(layer) - row / 2, axes.box.width, row) for layer in schedule.dropped]
-        columns: dict[str, list[Box]] = {"dropped": [], "refresh": [], "early": []}
-        for kind, run_of in groupby(
-            steps[1:], lambda step: "dropped" if step.kind in DRAFTS else "early" if step.trigger else "refresh"
-        ):
+        every = [Box(axes.box.x, axes.y(at) - row / 2, axes.box.width, row) for at in range(schedule.num_layers)]
+        rows = [every[layer] for layer in schedule.dropped]
+        columns: dict[str, list[Box]] = {"lora": [], "draft": [], "refresh": [], "early": []}
+        for kind, run_of in groupby(steps[1:], lambda step: "early" if step.trigger else step.kind):
             first, *others = run_of
             wide = (1 + len(others)) * column
             columns[kind].append(Box(axes.x(first.step), axes.box.y, wide - min(0.5, column / 4), axes.box.height))
         for kind, boxes in columns.items():
-            svg.rects(boxes, kind, rows)
+            if within := every if kind == "draft" else rows:
+                svg.rects(boxes, "dropped" if kind in DRAFTS else kind, within)
     return top + height + 38
 
 
@@ -331,13 +331,14 @@ def _kv(run: Run, box: Box) -> float:
 
 def _formula(schedule: Schedule, prompt_tokens: int, steps: Sequence[StepRecord]) -> Iterator[tuple[int, int]]:
     """Tokens that the caches of all layers hold after each step, by the formula and the full steps so far."""
-    refreshes = last = 0
+    refreshes = last = read = 0
     for step in steps:
         if step.kind == "refresh":
             refreshes, last = refreshes + 1, step.step
+        if step.kind != "draft":  # its token is read by the next full step
+            read = step.step
         lengths = [
-            schedule.kv_length(layer, prompt_tokens, step.step, refreshes, last)
-            for layer in range(schedule.num_layers)
+            schedule.kv_length(layer, prompt_tokens, read, refreshes, last) for layer in range(schedule.num_layers)
         ]
         yield step.step, sum(lengths)
 
