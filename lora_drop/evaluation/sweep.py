@@ -181,19 +181,13 @@ class _Scores(Shape):
 
 
 def _memo(file: Lines, *about: str) -> Memo:
-    """The scores of texts: those in a file, and those that are computed, which are appended to it.
-
-    Args:
-        about: a hash of all that the scores depend on, and the kind of the texts.
-    """
+    """The scores of texts: those in a file, and those that are computed, which are appended to it."""
 
     def memo(number: int, compute: Callable[[], Row]) -> Row:
         text = [*about, number]
-        if (before := next((row for row in file.records if row["text"] == text), None)) is None:
-            before = {"text": text, "scores": compute()}
-            file.append(before)
-        scores: Row = before["scores"]
-        return scores
+        if not any(row["text"] == text for row in file.records):
+            file.append({"text": text, "scores": compute()})
+        return next(row["scores"] for row in file.records if row["text"] == text)
 
     return memo
 
