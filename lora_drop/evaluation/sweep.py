@@ -166,7 +166,7 @@ def sweep(
         row = measure(
             *(loaded, point, pairs, context_tokens, answers, True),
             progress=within(progress, done, len(points)),
-            memo=partial(_memo, Lines(folder / SCORES, _Scores), key),
+            memo=partial(_memo, folder / SCORES, key),
         )
         row["sample"] = sample_trace(loaded, SAMPLE_PROMPT, point.config).text(LORA_DROP)
         store.write(with_row(store.rows, row))
@@ -180,19 +180,20 @@ class _Scores(Shape):
     scores: dict[str, Any]
 
 
-def _memo(file: Lines, *about: str) -> Memo:
-    """The scores of texts: those in a file, and those that are computed, which are appended to it.
-
-    Args:
-        about: a hash of all that the scores depend on, and the kind of the texts.
-    """
+def _memo(path: Path, *about: str) -> Memo:
+    """The scores of texts: those in a file, and those that are computed, which are appended to it."""
+    file = Lines(path, _Scores)
 
     def memo(number: int, compute: Callable[[], Row]) -> Row:
         text = [*about, number]
-        if (before := next((row for row in file.records if row["text"] == text), None)) is None:
-            before = {"text": text, "scores": compute()}
-            file.append(before)
-        scores: Row = before["scores"]
+        for row in file.records:
+            if row["text"] == text:
+                return dict(row["scores"])
+        scores = compute()
+        try:
+            file.append({"text": text, "scores": scores})
+        except LoraDropError:  # a full disk: the point's row will meet it too, and says so
+            path.unlink(missing_ok=True)
         return scores
 
     return memo

@@ -30,11 +30,11 @@ def loss_picture(log: str) -> str:
             name = f"KL on held-out text, period {row['period']}, {dropped_in(row)}"
             lines.setdefault(name, []).append((entry["tokens"], row["kl"]))
     tokens, losses = zip(*(point for line in lines.values() for point in line), strict=True)
-    svg, colored = Svg(WIDTH), list(zip(COLORS, lines.items(), strict=False))
+    svg, keys = Svg(WIDTH), []
     svg.text(EDGE, 44, TITLE, 20, bold=True)
     axes = Axes(svg, Box(90, 68, WIDTH - 90 - EDGE, 320), (0, max(tokens)), (0, max(losses)))
     axes.draw("tokens", "nats a token", "{:,.0f}".format)
-    for color, (_, points) in colored:
+    for color, (words, points) in zip(COLORS, lines.items(), strict=False):
         svg.line([(axes.x(count), axes.y(loss)) for count, loss in points], color)
-    keys = [Key(words, color, "line") for color, (words, _) in colored]
+        keys.append(Key(words, color, "line"))
     return svg.write(svg.legend(EDGE, 440, keys, WIDTH - 2 * EDGE) + EDGE, TITLE)
