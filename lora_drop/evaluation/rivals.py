@@ -34,7 +34,7 @@ from lora_drop.run.results.store import Content, Row, Store
 from lora_drop.run.trace.records import BASELINE
 
 TIMED = 5  # settings of a search, the best by counts
-COUNTED_TOKENS = 48  # most new tokens of an answer whose passes are counted
+COUNTED_PROMPTS, COUNTED_TOKENS = 4, 48  # prompts of a search whose passes are counted, and new tokens of an answer
 ALL = tuple(name for name in METHODS if name not in (FULL, CONFIGURED))
 
 
@@ -90,7 +90,9 @@ def compare_methods(
     searched = [name for name, names in chosen.items() if len(names) > 1 and lanes[names[0]].schedule.verifies]
     for method in searched:
         if method not in content["searches"]:
-            tried = by_counts(loaded, {name: lanes[name] for name in chosen[method]}, searched_on, progress)
+            tried = by_counts(
+                loaded, {name: lanes[name] for name in chosen[method]}, searched_on[:COUNTED_PROMPTS], progress
+            )
             content["searches"][method] = tried
             store.write()
     if searched:
