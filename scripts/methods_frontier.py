@@ -59,7 +59,7 @@ def lines(content: dict[str, Any]) -> str:
 
 
 def table(content: dict[str, Any]) -> Iterator[str]:
-    """The presets, the screened head, and the fastest rival that keeps the full model's text."""
+    """The presets, the screened head, and the fastest other method that keeps the full model's text."""
     rows = {row["method"]: row for row in reported(content)}
     names = [name for name in (*PRESETS, *WHAT) if name in rows]
     names += [name for name, row in rows.items() if name not in WHAT and is_lossless(row)][:1]
@@ -75,7 +75,8 @@ def table(content: dict[str, Any]) -> Iterator[str]:
         label = f"`{name}`" if name in PRESETS else label_of(row)
         worst = f"/{row['worst']:.1f}" if "worst" in row else ""
         speed = f"{row['speedup']:.2f} ({spread(row)})/{row['bound']:.2f}"
-        cells = [label, WHAT.get(name, "no layer"), f"{row['regret']:.2f}{worst}", speed]
+        what = "no layer" if name.startswith("prompt-lookup") else "as its values say"
+        cells = [label, WHAT.get(name, what), f"{row['regret']:.2f}{worst}", speed]
         if is_split:
             parts = (row["by_repeats"].get(part, {}).get("speedup") for part in REPEATS)
             cells.append("/".join("–" if value is None else f"{value:.2f}" for value in parts))

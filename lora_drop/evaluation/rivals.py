@@ -34,7 +34,8 @@ from lora_drop.run.results.store import Content, Row, Store
 from lora_drop.run.trace.records import BASELINE
 
 TIMED = 5  # settings of a search, the best by counts
-COUNTED_TOKENS = 48  # most new tokens of an answer whose passes are counted
+COUNTED_PROMPTS = 4  # of a search, whose passes are counted
+COUNTED_TOKENS = 48  # new tokens of an answer whose passes are counted; all with prompt lookup, as texts repeat late
 ALL = tuple(name for name in METHODS if name not in (FULL, CONFIGURED))
 
 
@@ -90,12 +91,14 @@ def compare_methods(
     searched = [name for name, names in chosen.items() if len(names) > 1 and lanes[names[0]].schedule.verifies]
     for method in searched:
         if method not in content["searches"]:
-            tried = by_counts(loaded, {name: lanes[name] for name in chosen[method]}, searched_on, progress)
+            settings = {name: lanes[name] for name in chosen[method]}
+            length = tokens if lanes[chosen[method][0]].schedule.lookup else min(tokens, COUNTED_TOKENS)
+            tried = by_counts(loaded, settings, searched_on[:COUNTED_PROMPTS], length, progress)
             content["searches"][method] = tried
             store.write()
     if searched:
         choice = PromptSet(tuple(searched_on), ("",) * len(searched_on), {})
-        best = {method: [row["method"] for row in content["searches"][method][:TIMED]] for method in searched}
+        best = {method: _best(content["searches"][method]) for method in searched}
         rows = measured([name for names in best.values() for name in names], choice, is_search=True)
         for method, names in best.items():
             fastest = max(names, key=lambda name: rows[name]["speedup"] or 0)
@@ -106,11 +109,18 @@ def compare_methods(
 
 
 def by_counts(
-    loaded: LoadedModel, lanes: Mapping[str, LanePlan], prompts: Sequence[str], progress: Callable[[int, int], None]
+    loaded: LoadedModel,
+    lanes: Mapping[str, LanePlan],
+    prompts: Sequence[str],
+    tokens: int,
+    progress: Callable[[int, int], None],
 ) -> list[Row]:
     """Settings of a method with the speed that the passes they need promise: no clock of theirs decides.
 
     A LoRA step costs its share of a full step's weights, a full pass what as many rows cost in a short measurement.
+
+    Args:
+        tokens: most new tokens of an answer.
 
     Returns:
         `method`, the `speedup` by counts and the share `accepted` of the drafts of each, the best first.
@@ -123,14 +133,14 @@ def by_counts(
     for number, ids in enumerate(texts):
         progress(number, len(texts))
         plans = {f"lane_{i}": lane for i, lane in enumerate(lanes.values())}
-        report = time_lanes(loaded, plans, ids, COUNTED_TOKENS, ignore_eos=False)
+        report = time_lanes(loaded, plans, ids, tokens, ignore_eos=False)
         for name, lane, ours in zip(lanes, plans.values(), report.lanes.values(), strict=True):
             lora = weight_cost(loaded.shape, lane.schedule, True, lane.corrections(loaded.shape)) / full
             values = ours.standing, _cost(ours, lora, more), ours.drafts, ours.accepted
             counts[name] = [total + value for total, value in zip(counts[name], values, strict=True)]
     rows = [
-        {"method": name, "speedup": tokens / (cost or 1), "accepted": accepted / drafts if drafts else None}
-        for name, (tokens, cost, drafts, accepted) in counts.items()
+        {"method": name, "speedup": standing / (cost or 1), "accepted": accepted / drafts if drafts else None}
+        for name, (standing, cost, drafts, accepted) in counts.items()
     ]
     return sorted(rows, key=lambda row: -row["speedup"])
 
@@ -144,6 +154,12 @@ def _cost(lane: LaneReport, lora: float, more: Mapping[int, float]) -> float:
     """
     full = sum(1 + (record.rows - 1) * more[4 if record.rows <= 4 else 8] for record in lane.full)
     return full + lora * sum(step.kind == "lora" for step in [*lane.steps, *lane.rejected])
+
+
+def _best(tried: Sequence[Row]) -> list[str]:
+    """The settings to time: the `TIMED` best of those that `by_counts` tells apart."""
+    apart = {row["speedup"]: row["method"] for row in reversed(tried)}
+    return [*apart.values()][::-1][:TIMED]
 
 
 def _published(loaded: LoadedModel, name: str) -> list[str]:

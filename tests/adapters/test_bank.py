@@ -25,6 +25,8 @@ from lora_drop.models.download import GGUF
 from lora_drop.models.load import BUNDLED_ID, distance, fingerprint, load_model, sketch
 from lora_drop.run import request as asked
 from lora_drop.run.request import Request, plan
+from lora_drop.run.run import run
+from lora_drop.run.trace.trace import gather
 from tests.support.decoding import random_bank
 from tests.support.parts import full_bank
 
@@ -108,6 +110,17 @@ def test_without_corrections_only_the_head_is_left(tiny, bank, tmp_path):
     assert (reduced.rank, reduced.layers, reduced.gate, notes) == (0, [], {}, [])
     assert on(tiny, tmp_path / "bank", corrections=False) == (None, [])
     assert on(tiny, "none", corrections=False) == (None, [])
+
+
+def test_a_method_without_corrections_may_draft_with_the_screened_head(tiny, bank, tmp_path, monkeypatch):
+    monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path)
+    bank.save(tmp_path / "bank")
+    lanes = "full,layerskip:2:3,layerskip:2:3:1,draft-verify:2:2:1"
+    trace = gather(run(tiny, Request("a b a b", LoraDropConfig(), 16, lanes=lanes, ignore_eos=True)))
+    ranks = {lane["id"]: lane["config"]["extras"]["head_rank"] for lane in trace.header.lanes[1:]}
+    assert ranks == {"layerskip_2_3": 0, "layerskip_2_3_1": bank.head.rank, "draft_verify_2_2_1": bank.head.rank}
+    assert all(trace.token_ids(lane) == trace.token_ids("baseline") for lane in ranks)
+    assert trace.header.lanes[2]["label"] == "LayerSkip: exit 2, draft length 3, screened head"
 
 
 def test_on_a_gpu_and_without_kernels_no_head_is_screened(tiny, bank, tmp_path, monkeypatch):

@@ -24,18 +24,18 @@ FARTHEST, USUAL, MEDIAN = 0.19, 0.09, 0.03
 
 
 def measured_points() -> list[tuple[float, float]]:
-    """Expected and measured speedups of the stored presets and the stored sweep, with one share for each file."""
+    """Expected and measured speedups of the stored presets and the stored sweep, with the sweep's cost of a row."""
+    files = ((PRESETS_FILE, SHIPPED_PRESETS), (SWEEP, SHIPPED_SWEEPS))
+    rows = [row for kind, folder in files for row in kind.read(folder / kind.name)["rows"]]
+    rows = [row for row in rows if row["layers_dropped"] and row["speedup"]]
+    repairing = [row for row in rows if row["refresh"] == "repair" and row.get("ms_refresh")]
+    cost = statistics.median((row["ms_refresh"] / row["ms_baseline"] - 1) / (row["period"] - 1) for row in repairing)
     points = []
-    for kind, folder in ((PRESETS_FILE, SHIPPED_PRESETS), (SWEEP, SHIPPED_SWEEPS)):
-        rows = [row for row in kind.read(folder / kind.name)["rows"] if row["layers_dropped"] and row["speedup"]]
-        repairing = [row for row in rows if row["refresh"] == "repair"]
-        costs = [(row["ms_refresh"] / row["ms_baseline"] - 1) / (row["period"] - 1) for row in repairing]
-        cost = statistics.median(costs)
-        for row in rows:
-            if row["refresh_entropy"] is None:  # early refreshes have no period
-                repairs, accepted = row["refresh"] == "repair", row["accepted"] if row["accept"] else None
-                cycle = cycle_of(row["period"], repairs, accepted)
-                points.append((expected_speedup(row["bound"], cycle, cost, OUTSIDE), row["speedup"]))
+    for row in rows:
+        if row["refresh_entropy"] is None:  # early refreshes have no period
+            repairs, accepted = row["refresh"] == "repair", row["accepted"] if row["accept"] else None
+            cycle = cycle_of(row["period"], repairs, accepted)
+            points.append((expected_speedup(row["bound"], cycle, cost, OUTSIDE), row["speedup"]))
     return points
 
 

@@ -37,9 +37,7 @@ def test_values_are_searched_on_other_prompts_and_a_row_is_measured_once(tiny, t
     content = rivals.compare_methods(*call)
     searched = [name.removeprefix("search ") for name, prompts in seen if prompts == tuple(OTHERS)]
     tried = content["searches"]["draft-verify"]
-    assert searched == [row["method"] for row in tried[: rivals.TIMED]] and content["searches"].keys() == {
-        "draft-verify"
-    }
+    assert searched == rivals._best(tried) and content["searches"].keys() == {"draft-verify"}
     assert len(tried) == 3 * 4, "the layers by the drafts: this model has no screened head"
     assert [row["speedup"] for row in tried] == sorted((row["speedup"] for row in tried), reverse=True)
     rows = {row["method"]: row for row in reported(content)}
@@ -62,13 +60,20 @@ def test_every_method_that_drafts_is_searched_alike():
     assert {name for name, method in METHODS.items() if len(method.searched(30)) > 3} == set(drafting)
 
 
+def test_settings_alike_by_counts_are_timed_once():
+    tried = [
+        {"method": f"x:{i}", "speedup": speed} for i, speed in enumerate((1.3, 1.2, 1.2, 1.1, 1.0, 1.0, 0.9, 0.8))
+    ]
+    assert rivals._best(tried) == ["x:0", "x:1", "x:3", "x:4", "x:6"]
+
+
 def test_a_setting_counts_by_its_passes(tiny, monkeypatch):
     """A setting that drafts nothing right pays its LoRA steps and rows for one token a pass."""
     monkeypatch.setattr(rivals, "rows_cost", lambda *_: {"3": 1.2, "4": 1.3, "8": 2.4})
     lane = rivals._lane(tiny, "layerskip:5:2", "a b a b", 9, {})
-    (row,) = rivals.by_counts(tiny, {"layerskip:5:2": lane}, ["a b a b"], lambda *_: None)
+    (row,) = rivals.by_counts(tiny, {"layerskip:5:2": lane}, ["a b a b"], 48, lambda *_: None)
     ids = plan(tiny, Request("a b a b", LoraDropConfig(), 9)).prompt_ids
-    report = time_lanes(tiny, {"x": lane}, ids, rivals.COUNTED_TOKENS, ignore_eos=False).lanes["x"]
+    report = time_lanes(tiny, {"x": lane}, ids, 48, ignore_eos=False).lanes["x"]
     shape = tiny.shape
     layer, head = sum(shape.layer_costs()[0][1:]), (shape.vocab_size + 2) * shape.hidden_size
     passes = [record for record in report.passes if record.type != "rewind" and getattr(record, "step", 1)]
