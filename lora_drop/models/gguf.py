@@ -1,28 +1,44 @@
-"""GGUF files: weights as numbers, packed blocks for the decoders, and the tokenizer of the bundled model's file."""
+"""GGUF files: weights as numbers, packed blocks for the decoders, and the tokenizer of the bundled model's file.
+
+On a CPU with kernels a file is decoded from its blocks alone: the model that `load_gguf` returns then has its large
+matrices on torch's device `meta`, without numbers. Training and transformers' own `generate` ask for the numbers.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import mmap
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
-from pydantic import TypeAdapter
+from accelerate import init_empty_weights
+from accelerate.utils import set_module_tensor_to_device
+from pydantic import BaseModel, TypeAdapter
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from lora_drop.decode.native.weights import BLOCK_KINDS, Packed
+from lora_drop.decode.layer import is_supported
+from lora_drop.decode.native.loader import library
+from lora_drop.decode.native.weights import BLOCK_KINDS, Blocks, Packed
 from lora_drop.errors import LoraDropError
 from lora_drop.models.hub import check_architecture, unsupported
 from lora_drop.models.place import Place, fitting, short_name
+from lora_drop.paths import cache_dir, new_folder
 
 BLOCKS = "blocks.json"  # the index that `find_tensors` returns, stored beside the bundled model's GGUF
+INDEX = "tensors.json"  # the index of any other file
+HEADER = 1 << 24  # bytes at a file's start that, with its size, tell it from others: settings, vocabulary, some weights
 PARTS = {  # of each matrix of a layer
     "qkv": ("attn_q", "attn_k", "attn_v"),
     "out": ("attn_output",),
@@ -52,19 +68,152 @@ def numbers_of(path: Path, dtype: torch.dtype, **options: Any) -> Any:
     return AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=dtype, **options)
 
 
-def load_gguf(path: Path, candidates: list[Place]) -> tuple[PreTrainedModel, Any, torch.device]:
-    """The model of a GGUF file with its weights as numbers, its tokenizer, and its device.
+class _Index(BaseModel):
+    """Where a file's tensors are: by name their kind, offset, rows and bytes a row."""
+
+    architecture: str
+    tensors: dict[str, tuple[str, int, int, int]]
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """A GGUF file, mapped.
+
+    Args:
+        folder: has config and tokenizer as transformers makes them of the file, and the index of its tensors.
+        tensors: by name; `kind` is any that the package `gguf` knows.
+        interleaved: heads of the query and of the key rows where llama.cpp has reordered them.
+    """
+
+    path: Path
+    folder: Path
+    architecture: str
+    layers: int
+    tensors: dict[str, Packed]
+    interleaved: dict[str, int]
+
+    @classmethod
+    def open(cls, path: Path) -> GgufFile:
+        """Map a file. Raises whatever transformers and the package `gguf` raise for one that they cannot read."""
+        folder = _prepared(path)
+        index = _Index.model_validate_json((folder / INDEX).read_bytes())
+        content = np.memmap(path, dtype=np.uint8, mode="r")
+        tensors = {
+            name: Packed(kind, content[at : at + n * size].reshape(n, size))
+            for name, (kind, at, n, size) in index.tensors.items()
+        }
+        config = AutoConfig.from_pretrained(folder)
+        heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+        layers = config.num_hidden_layers
+        # Only files of this architecture have the order of llama.cpp.
+        return cls(path, folder, index.architecture, layers, tensors, heads if index.architecture == "llama" else {})
+
+    def named(self, parameter: str) -> str:
+        """The tensor of one of transformers' parameters."""
+        from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+        architecture = next(key for key, name in MODEL_ARCH_NAMES.items() if name == self.architecture)
+        stem, _, end = parameter.rpartition(".")
+        return f"{get_tensor_name_map(architecture, self.layers).get_name(stem)}.{end}"
+
+    def heads_of(self, name: str) -> int | None:
+        """Heads of a tensor whose rows have to be put into transformers' order."""
+        return self.interleaved.get(name.split(".")[-2])
+
+    def rows(self, name: str) -> Packed:
+        """A tensor with its rows in transformers' order."""
+        kind, rows = self.tensors[name]
+        return Packed(kind, half_split(rows, self.heads_of(name)))
+
+    def elements(self, name: str, every: int) -> Tensor:
+        """Each `every`-th number of a tensor, in transformers' order, float32."""
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+        kind, rows = self.tensors[name]
+        weights, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]  # of a block
+        blocks = rows.reshape(len(rows), -1, size)
+        at, k = np.arange(0, blocks.shape[0] * blocks.shape[1] * weights, every), blocks.shape[1] * weights
+        row = half_split(np.arange(len(rows))[:, None], self.heads_of(name))[at // k, 0]
+        numbers = to_numbers(Packed(kind, blocks[row, at % k // weights]))
+        return numbers[torch.arange(len(at)), torch.from_numpy(at % weights)]
+
+    def release(self) -> None:
+        """Let the system take back the pages that were read; they are mapped again where needed."""
+        for _, rows in self.tensors.values():
+            base: Any = rows.base
+            while not isinstance(base, mmap.mmap):
+                base = base.base
+            if hasattr(base, "madvise"):  # not on Windows
+                base.madvise(mmap.MADV_DONTNEED)
+            return
+
+
+def to_numbers(packed: Packed) -> Tensor:
+    """Dequantise rows of blocks, (N, bytes) to (N, K) float32."""
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    return torch.from_numpy(np.ascontiguousarray(dequantize(packed.rows, GGMLQuantizationType[packed.kind]), np.float32))
+
+
+def _prepared(path: Path) -> Path:
+    """Config, tokenizer and index of a file, made once: transformers takes half a minute for a large vocabulary."""
+    with path.open("rb") as file:
+        name = hashlib.sha256(file.read(HEADER) + str(path.stat().st_size).encode()).hexdigest()[:16]
+    folder = cache_dir() / "gguf" / name
+    if (folder / INDEX).is_file():
+        return folder
+    try:
+        with new_folder(folder) as draft:
+            _prepare(path, draft)
+    except LoraDropError:
+        if not (folder / INDEX).is_file():  # else another process has made it meanwhile
+            folder = Path(tempfile.mkdtemp(prefix="lora-drop-"))  # the cache cannot be written
+            _prepare(path, folder)
+    return folder
+
+
+def _prepare(path: Path, folder: Path) -> None:
+    from gguf import GGUFReader
+
+    reader = GGUFReader(str(path))
+    architecture = reader.get_field("general.architecture")
+    AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name).save_pretrained(folder)
+    tensors = {
+        t.name: (t.tensor_type.name, int(t.data_offset), len(t.data), t.data.nbytes // len(t.data))
+        for t in reader.tensors
+    }
+    index = _Index(architecture=architecture.contents() if architecture else "", tensors=tensors)
+    (folder / INDEX).write_text(index.model_dump_json(), encoding="utf-8")
+
+
+def load_gguf(
+    path: Path, candidates: list[Place], with_numbers: bool
+) -> tuple[PreTrainedModel, Any, torch.device, GgufFile]:
+    """The model of a GGUF file, its tokenizer, its device, and the file.
+
+    Args:
+        with_numbers: give every matrix its numbers. Else, on a CPU with kernels, those that these read in blocks have
+            none.
 
     Raises:
-        LoraDropError: the file cannot be read, or holds another architecture.
+        LoraDropError: the file cannot be read, holds another architecture, or does not fit.
     """
     try:
         with silent_transformers():
-            config = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
+            file = GgufFile.open(path)
+            config = AutoConfig.from_pretrained(file.folder)
             check_architecture(config, path.name)
-            device, dtype = fitting(config, path.name, candidates)
-            tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-            model = numbers_of(path, dtype, attn_implementation="sdpa")
+            tokenizer = AutoTokenizer.from_pretrained(file.folder)
+            device, dtype = candidates[0]
+            model = None
+            if not with_numbers and device.type == "cpu" and library() is not None:
+                fitting(config, path.name, candidates[:1], path.stat().st_size)
+                model = without_numbers(file, config, dtype)
+            if model is None:
+                device, dtype = fitting(config, path.name, candidates)
+                model = numbers_of(path, dtype, attn_implementation="sdpa").to(device)
     except LoraDropError:
         raise
     except Exception as error:  # transformers calls several libraries here, and each raises other exceptions
@@ -72,47 +221,81 @@ def load_gguf(path: Path, candidates: list[Place]) -> tuple[PreTrainedModel, Any
             raise unsupported(path.name, kind[1]) from error
         raise LoraDropError(f"{path.name} cannot be read as a GGUF of a language model ({error}).") from error
     tokenizer.model_max_length = 10**9  # otherwise a long text is a warning, beside our one line
-    return model.to(device), tokenizer, device
+    return model, tokenizer, device, file
 
 
-def own_blocks(path: Path, model: PreTrainedModel) -> Callable[[str], list[Packed | None]]:
+class BlockEmbedding(nn.Module):
+    """The embedding of a model without numbers: the rows asked for are dequantised.
+
+    Args:
+        packed: (V, bytes).
+        weight: the parameter in its place, (V, D) without numbers.
+    """
+
+    def __init__(self, packed: Packed, weight: nn.Parameter):
+        super().__init__()
+        self._packed, self.weight, self.embedding_dim = packed, weight, weight.shape[1]
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Embeddings (B, T, D) of tokens (B, T), in the weight's number type."""
+        kind, rows = self._packed
+        numbers = to_numbers(Packed(kind, rows[tokens.flatten().numpy()]))
+        return numbers.to(self.weight.dtype).view(*tokens.shape, -1)
+
+
+def without_numbers(file: GgufFile, config: Any, dtype: torch.dtype) -> PreTrainedModel | None:
+    """The model with norms, biases, and those matrices as numbers whose blocks the C steps cannot read.
+
+    Returns:
+        None if its architecture or its head has to be computed from numbers.
+    """
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    model.tie_weights()
+    blocks, packed = blocks_in(file), set()
+    for matrix in ["head", *(f"{i}.{part}" for i in range(file.layers) for part in PARTS)]:
+        names = _tensors_of(matrix, _head_of(file))
+        packed |= {name for name, part in zip(names, blocks(matrix), strict=True) if part is not None}
+    if not is_supported(model) or _head_of(file) not in packed:
+        return None
+    embedding = model.get_input_embeddings()
+    for name, weight in list(model.named_parameters()):
+        tensor = file.named(name)
+        if weight is embedding.weight or tensor in packed:
+            continue
+        numbers = to_numbers(file.rows(tensor)).view(weight.shape)
+        set_module_tensor_to_device(model, name, "cpu", numbers, dtype=dtype)
+    model.set_input_embeddings(BlockEmbedding(file.tensors["token_embd.weight"], embedding.weight))
+    return model
+
+
+def blocks_in(file: GgufFile) -> Callable[[str], list[Packed | None]]:
     """A function that returns the parts of a matrix (see `gguf_rows`), each in the file's own blocks.
 
-    It returns None for a part whose blocks the C steps cannot read; a line on stderr names those kinds.
+    It returns None for a part whose blocks the C steps cannot read.
     """
-    from gguf import GGUFReader
-
-    reader = GGUFReader(str(path))
-    tensors = {tensor.name.removesuffix(".weight"): tensor for tensor in reader.tensors}
-    field = reader.get_field("general.architecture")
-    is_llama = field is not None and field.contents() == "llama"  # only there llama.cpp reorders queries and keys
-    config = model.config
-    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads} if is_llama else {}
-    head = "output" if "output" in tensors else "token_embd"
-
-    def kind(name: str) -> str:
-        return tensors[name].tensor_type.name
-
-    def has_panels(name: str) -> bool:
-        return bool(tensors[name].shape[1] % ROWS == 0)  # (K, N)
 
     def parts(matrix: str) -> list[Packed | None]:
-        names = _tensors_of(matrix, head)
-        readable = all(map(has_panels, names))
-        return [
-            Packed(kind(name), half_split(np.asarray(tensors[name].data), heads.get(name.rpartition(".")[2])))
-            if readable and kind(name) in BLOCK_KINDS
-            else None
-            for name in names
-        ]
+        names = _tensors_of(matrix, _head_of(file))
+        readable = all(len(file.tensors[name].rows) % ROWS == 0 for name in names)
+        return [file.rows(name) if readable and file.tensors[name].kind in BLOCK_KINDS else None for name in names]
 
-    matrices = [name for name, tensor in tensors.items() if name.startswith("blk.") and len(tensor.shape) == 2]
-    wrong = {kind(name) for name in (head, *matrices) if kind(name) not in BLOCK_KINDS or not has_panels(name)}
-    if wrong:
-        kinds, numbers = " and ".join(sorted(wrong)), short_name(model.dtype)
-        line = f"{path.name}: its {kinds} matrices are decoded as the numbers that they stand for, in {numbers}."
-        print(line, file=sys.stderr, flush=True)
     return parts
+
+
+def own_blocks(file: GgufFile, dtype: torch.dtype) -> Blocks:
+    """`blocks_in`; a line on stderr names the kinds that are decoded as numbers, of type `dtype`."""
+    matrices = {_head_of(file), *(name for name in file.tensors if re.search(r"\.(attn|ffn)_\w+\.weight", name))}
+    wrong = {
+        kind
+        for name, (kind, rows) in file.tensors.items()
+        if name in matrices and rows.shape[1] > 4 and (kind not in BLOCK_KINDS or len(rows) % ROWS)
+    }
+    if wrong:
+        kinds = " and ".join(sorted(wrong))
+        line = f"{file.path.name}: its {kinds} matrices are decoded as the numbers that they stand for, in "
+        print(line + f"{short_name(dtype)}.", file=sys.stderr, flush=True)
+    return blocks_in(file)
 
 
 def find_tensors(gguf: Path) -> dict[str, list[int]]:
@@ -173,19 +356,21 @@ def gguf_rows(gguf: Path, heads: int, kv_heads: int) -> Callable[[str], list[Pac
 
     def parts(matrix: str) -> list[Packed]:
         kind = "Q8_0" if matrix == "head" else "Q4_1"
-        names = _tensors_of(matrix, "token_embd")  # the head is tied
-        return [
-            Packed(kind, half_split(blocks[f"{name}.weight"], interleaved.get(name.rpartition(".")[2])))
-            for name in names
-        ]
+        names = _tensors_of(matrix, "token_embd.weight")  # the head is tied
+        return [Packed(kind, half_split(blocks[name], interleaved.get(name.split(".")[-2]))) for name in names]
 
     return parts
 
 
+def _head_of(file: GgufFile) -> str:
+    """The tensor of the head, which may be the embedding."""
+    return "output.weight" if "output.weight" in file.tensors else "token_embd.weight"
+
+
 def _tensors_of(matrix: str, head: str) -> list[str]:
-    """Names of a matrix's tensors in the file, without `.weight`."""
+    """Names of a matrix's tensors in the file."""
     layer, _, kind = matrix.partition(".")
-    return [f"blk.{layer}.{part}" for part in PARTS[kind]] if kind else [head]
+    return [f"blk.{layer}.{part}.weight" for part in PARTS[kind]] if kind else [head]
 
 
 def half_split(rows: np.ndarray, heads: int | None) -> np.ndarray:

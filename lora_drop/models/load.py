@@ -169,6 +169,7 @@ def load_model(
     model: str = "bundled",
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
+    with_numbers: bool = False,
 ) -> LoadedModel:
     """Load a model by name.
 
@@ -177,6 +178,8 @@ def load_model(
             OWNER/NAME/FILE.gguf (a folder or file of that name comes first).
         device: `auto` (see `places`), `cpu`, `cuda` or `cuda:N`.
         dtype: `auto` (bfloat16 on CUDA and on processors that compute it in hardware), `float32` or `bfloat16`.
+        with_numbers: give each matrix its numbers, for training and for transformers' own `generate`. The matrices of
+            a GGUF file have none by default where they are decoded from its blocks; any other model has all.
 
     Raises:
         LoraDropError: the name, the files, the network, the device or the memory is at fault.
@@ -184,6 +187,7 @@ def load_model(
     name = str(model).strip()
     candidates = places(device, dtype)
     blocks: Callable[[PreTrainedModel], Blocks] | None = None
+    gguf, is_auto = None, str(dtype).lower() == "auto"
     try:
         if name.startswith("random:"):
             network, tokenizer, target = random_model(name.removeprefix("random:"), candidates)
@@ -193,8 +197,7 @@ def load_model(
             network, tokenizer, target = from_pretrained_files(folder, name, candidates, local=True)
         elif is_gguf(name) or HUB_GGUF.fullmatch(name):
             file = Path(name).expanduser() if is_gguf(name) else hub_gguf(name)
-            network, tokenizer, target = load_gguf(file, candidates)
-            blocks = partial(own_blocks, file)
+            network, tokenizer, target, gguf = load_gguf(file, candidates, with_numbers or not is_auto)
             name = file.name if is_gguf(name) else name
         else:
             source, name, local = locate(name)
@@ -203,8 +206,14 @@ def load_model(
         where = " or ".join(dict.fromkeys(f"{place} in {short_name(kind)}" for place, kind in candidates))
         raise LoraDropError(f"{name} does not fit into the memory of {where}.") from error
     network.eval().requires_grad_(False)
-    revision = fingerprint(network)
+    elements = partial(elements_of, gguf=gguf)
+    revision = fingerprint(network, elements)
+    if gguf is not None:
+        blocks = partial(own_blocks, gguf)
     blocks = blocks or blocks_of(revision)
+    weights = step_weights(network, target, blocks if is_auto else None)
+    if gguf is not None:
+        gguf.release()
     return LoadedModel(
         model=network,
         tokenizer=tokenizer,
@@ -213,8 +222,8 @@ def load_model(
         context=usable_context(network.config),
         device=target,
         dtype=network.dtype,
-        weights=step_weights(network, target, blocks if str(dtype).lower() == "auto" else None),
-        sketch=sketch(network),
+        weights=weights,
+        sketch=sketch(network, elements),
     )
 
 
