@@ -13,20 +13,18 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
+from platformdirs import user_cache_path
 
+from lora_drop import system
 from lora_drop.errors import LoraDropError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 PACKAGE = Path(str(files("lora_drop")))
 # The folder of the checkout, or of the Space, around the package; None for an installed wheel, which has the assets
@@ -42,11 +40,14 @@ SHIPPED_SWEEPS = ASSETS / "sweeps"
 SHIPPED_RECORDED = ASSETS / "recorded" / "show-me.jsonl"
 SHIPPED_SHAPES = ASSETS / "shapes"
 SHIPPED_METHODS = ASSETS / "methods"
+REPORT_PROMPTS = ASSETS / "prompts" / "report.jsonl"
 DRAFT = re.compile(r"\.[0-9a-f]{16}\.part")
 
 
 def cache_dir() -> Path:
-    """The cache folder, absolute (it may not exist): `LORA_DROP_CACHE`, or `lora-drop` in the user's cache (XDG).
+    """The cache folder, absolute (it may not exist): `LORA_DROP_CACHE`, or `lora-drop` in the user's cache.
+
+    That is XDG's on Linux, as it once was everywhere: where another system has it, it stays.
 
     Raises:
         LoraDropError: the variable names the home of an unknown user, or this user has no home.
@@ -55,9 +56,12 @@ def cache_dir() -> Path:
         return _expanded("LORA_DROP_CACHE", named).absolute()
     xdg = os.environ.get("XDG_CACHE_HOME", "")
     try:
-        return (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache") / "lora-drop"
+        folder = (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache") / "lora-drop"
     except RuntimeError:  # no HOME, and a user without an entry
         raise LoraDropError("this user has no home: set HOME or LORA_DROP_CACHE to a folder to write to.") from None
+    if sys.platform.startswith("linux") or folder.is_dir():
+        return folder
+    return user_cache_path("lora-drop", appauthor=False)
 
 
 def calibrations() -> Path:
@@ -84,8 +88,7 @@ def own_upload_folder() -> str | None:
     with contextlib.suppress(OSError):
         usual.mkdir(0o700, exist_ok=True)
         status = usual.lstat()  # a link could lead to somebody else's folder
-        mine = not hasattr(os, "getuid") or status.st_uid == os.getuid()
-        if stat.S_ISDIR(status.st_mode) and mine and os.access(usual, os.W_OK | os.X_OK):
+        if stat.S_ISDIR(status.st_mode) and system.is_mine(status) and os.access(usual, os.W_OK | os.X_OK):
             return None
     return tempfile.mkdtemp(prefix="lora-drop-gradio-")
 
@@ -111,8 +114,8 @@ def temporary_folder(prefix: str, seconds: float) -> Iterator[Path]:
     for path in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         with contextlib.suppress(OSError):
             status = path.lstat()
-            mine = not hasattr(os, "getuid") or status.st_uid == os.getuid()
-            if stat.S_ISDIR(status.st_mode) and mine and status.st_mtime < time.time() - seconds:
+            is_old = status.st_mtime < time.time() - seconds
+            if stat.S_ISDIR(status.st_mode) and system.is_mine(status) and is_old:
                 shutil.rmtree(path, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
@@ -189,11 +192,19 @@ def only_writer(folder: Path, content: str) -> Iterator[None]:
     made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY) if fcntl else _lock_file(folder)
     except OSError as error:
         raise LoraDropError(f"cannot write {content} to {folder.name}: {error.strerror or error}.") from None
+    lock = system.lock_of(folder)
     try:
-        _lock(lock, folder, content)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            name = folder.resolve().name
+            raise LoraDropError(
+                f"another command is writing {content} to {name}: wait for its end, or name another --out."
+            ) from None
+        except (OSError, NotImplementedError):
+            pass  # the temporary files are on a file system without locks
         for path in folder.iterdir():
             if DRAFT.fullmatch(path.name):
                 with contextlib.suppress(OSError):
@@ -203,33 +214,7 @@ def only_writer(folder: Path, content: str) -> Iterator[None]:
         if made:
             with contextlib.suppress(OSError):  # only an empty folder goes
                 folder.rmdir()
-        if isinstance(lock, int):
-            with contextlib.suppress(OSError):
-                fcntl.flock(lock, fcntl.LOCK_UN)  # a child of this process may have the folder open, too
-            os.close(lock)
-        else:
-            lock.release()
-
-
-def _lock_file(folder: Path) -> FileLock:
-    """A lock for a folder on Windows, which cannot lock the folder itself: a file among the temporary files."""
-    name = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return FileLock(Path(tempfile.gettempdir()) / f"lora-drop-{name}.lock")
-
-
-def _lock(lock: int | FileLock, folder: Path, content: str) -> None:
-    try:
-        if isinstance(lock, int):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
-            lock.acquire(timeout=0)
-    except (BlockingIOError, Timeout):
-        name = folder.resolve().name
-        raise LoraDropError(
-            f"another command is writing {content} to {name}: wait for its end, or name another --out."
-        ) from None
-    except OSError:
-        pass  # a file system without locks
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -267,9 +252,7 @@ def bytes_on_disk(folder: Path) -> int:
     for place, _, names in os.walk(folder):
         for name in names:
             with contextlib.suppress(OSError):  # it vanished meanwhile
-                status = os.stat(os.path.join(place, name))
-                blocks = getattr(status, "st_blocks", None)  # Windows reports the length alone
-                total += status.st_size if blocks is None else blocks * 512
+                total += system.bytes_on_disk(os.stat(os.path.join(place, name)))
     return total
 
 

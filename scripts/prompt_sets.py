@@ -2,12 +2,13 @@
 
     python -m scripts.prompt_sets --out DIR FILE.jsonl...
 
-Settings and adapters are chosen on `HELD_OUT` (64 prompts, lora_drop/run/results/prompts.py); `report` (96) and
-`circles` (500) are for reporting alone. `reading` are the first 24 of `circles` that are Vicuna's or MT-bench's: a
-small model's programs are hard to judge by reading. `prompt_sets.json` has 16 digits of each prompt's sha256, in
-order, not the prompts: these are of other people, drawn once at random from the first turns of FastChat's Vicuna and
-MT-bench questions and from the prompts of Arena-Hard v0.1 and v2.0 with at most 400 characters. Left out were prompts
-that mostly are not ASCII, and those that a text for training holds or shares ten words in a row with.
+Settings and adapters are chosen on `HELD_OUT` (64 prompts, lora_drop/run/results/prompts.py); `report` (96; figures
+until 2026-12-02, since then those of assets/prompts) and `circles` (500) are for reporting alone. `reading` are the
+first 24 of `circles` that are Vicuna's or MT-bench's: a small model's programs are hard to judge by reading.
+`prompt_sets.json` has 16 digits of each prompt's sha256, in order, not the prompts: these are of other people, drawn
+once at random from the first turns of FastChat's Vicuna and MT-bench questions and from the prompts of Arena-Hard v0.1
+and v2.0 with at most 400 characters. Left out were prompts that mostly are not ASCII, and those that a text for
+training holds or shares ten words in a row with.
 
 | file | repository, path, commit | licence |
 |---|---|---|

@@ -13,7 +13,7 @@ from tests.support import ROOT
 from tests.support.imports import PACKAGE, House, cycles
 
 ROOMS = ("cli", "ui", "evaluation", "training", "run", "adapters", "models", "decode", "method")  # top to bottom
-BASE = {"errors", "runtime", "paths"}  # below all rooms
+BASE = {"errors", "runtime", "paths", "system"}  # below all rooms
 ENTRIES = {"app", PACKAGE, f"{PACKAGE}.__main__", f"{PACKAGE}.train"}  # above all rooms
 READS = {"open", "read_text", "read_bytes", "write_text", "write_bytes"}  # calls that touch a file
 LOADER = f"{PACKAGE}.decode.native.loader"  # builds and caches the C library: the one part of `decode` with files

@@ -16,6 +16,7 @@ from lora_drop.method.presets import PRESETS, config_from
 from lora_drop.method.settings import BY_NAME, settings_of
 
 if TYPE_CHECKING:
+    from lora_drop.evaluation.measure.pairs import PromptSet
     from lora_drop.method.config import LoraDropConfig
     from lora_drop.models.load import LoadedModel
 
@@ -47,6 +48,12 @@ class Parser(LineParser):
         self.add_argument("--target-field", required=required, metavar="NAME")
         self.add_argument("--limit", type=int, help="only the first N records")
         self.add_argument("--context-tokens", type=int, help="keep only the prompt's last N tokens")
+
+    def add_prompt_options(self) -> None:
+        """Add the options that name the prompts of a measurement; `read_measured` reads them."""
+        self.add_path("--data", "FILE.jsonl", "prompts (default the 96 that figures are reported on)")
+        self.add_argument("--prompt-field", default="prompt", metavar="NAME", help="of --data (default prompt)")
+        self.add_argument("--limit", type=int, metavar="N", help="only the first N prompts (default all)")
 
     def add_config_options(self) -> None:
         """Add the settings of `LoraDropConfig`, and a preset; unset ones are the preset's, or the defaults."""
@@ -164,6 +171,15 @@ def read_data_prompts(args: argparse.Namespace) -> list[str]:
     if args.data is None:
         return list(HELD_OUT[: args.limit])
     return read_prompts(args.data, args.prompt_field or "prompt", args.limit)
+
+
+def read_measured(args: argparse.Namespace) -> PromptSet:
+    """Read the prompts that `add_prompt_options` name. Raises LoraDropError: see `read_data_prompts`."""
+    _check_limits(args)
+    from lora_drop.evaluation.measure.pairs import read_prompt_set
+    from lora_drop.paths import REPORT_PROMPTS
+
+    return read_prompt_set(args.data or REPORT_PROMPTS, args.prompt_field, args.limit)
 
 
 def _check_limits(args: argparse.Namespace) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
-from lora_drop.cli.arguments import Commands, add_command, load, read_data_prompts
-from lora_drop.cli.output import Column, print_json, print_table, progress, spread
+from lora_drop.cli.arguments import Commands, add_command, load, read_measured
+from lora_drop.cli.output import Column, Row, cell, note, print_json, print_table, progress, spread
 from lora_drop.errors import LoraDropError
 
-TOKENS, SEARCHED, REPORTED = 96, 8, 32
+SEARCHED = 8  # prompts
 COLUMNS: dict[str, Column] = {
     "method": ("method",),
     "speedup": ("speedup", ".2f", "x"),
@@ -30,10 +31,8 @@ def add(commands: Commands) -> None:
         metavar="NAME,NAME:VALUE,...",
         help="such as balanced,layerskip,prompt-lookup:6:3 (default all); values that are not named are searched",
     )
-    parser.add_path("--data", "FILE.jsonl", "reported prompts (default the last of those settings are chosen on)")
-    parser.add_argument("--prompt-field", metavar="NAME", help="default prompt")
-    parser.add_argument("--limit", type=int, default=REPORTED, help=f"only the first N prompts (default {REPORTED})")
-    parser.add_argument("--max-new-tokens", type=int, default=TOKENS, help=f"of an answer (default {TOKENS})")
+    parser.add_prompt_options()
+    parser.add_argument("--max-new-tokens", type=int, default=128, help="most tokens of an answer (default 128)")
     parser.add_model_options()
     parser.add_out("gets compare.json and methods.svg; goes on where it ended")
 
@@ -47,17 +46,25 @@ def run(args: argparse.Namespace) -> None:
 
     if args.max_new_tokens < 2:
         raise LoraDropError(f"--max-new-tokens must be at least 2, got {args.max_new_tokens}.")
-    prompts = read_data_prompts(args)
-    if args.data is None:
-        prompts = list(HELD_OUT[SEARCHED : SEARCHED + len(prompts)])
-    searched_on = HELD_OUT[: min(SEARCHED, len(prompts))]
+    prompts = read_measured(args)
     methods = dict.fromkeys(name.strip() for name in args.methods.split(",")) if args.methods else ALL
-    source = {"file": args.data.name if args.data else "held-out prompts", "limit": args.limit}
-    with COMPARE.writing(args.out), progress("rows") as show:
-        places = source, args.out, args.max_new_tokens, show
-        content = compare_methods(load(args), methods, prompts, searched_on, *places)
+    with COMPARE.writing(args.out), progress("prompts", 60) as show:
+        places = args.out, args.max_new_tokens, show
+        content = compare_methods(load(args), methods, prompts, HELD_OUT[:SEARCHED], *places)
+    note(*(row["refused"] for row in content["rows"] if "refused" in row))
     if args.json:
         print_json(content)
         return
-    print_table(reported(content), COLUMNS)
-    print(winner_words(content))
+    rows = reported(content)
+    print_table(rows, COLUMNS)
+    for split, words in (("by_repeats", "Of answers that repeat"), ("by_kind", "By kind of prompt")):
+        groups = dict.fromkeys(group for row in rows for group in row.get(split, ()))
+        if len(groups) > 1:
+            print(f"\n{words}:")
+            print_table(rows, {"method": ("method",)} | {group: partial(_part, split, group) for group in groups})
+    print(f"\n{winner_words(content)}")
+
+
+def _part(split: str, group: str, row: Row) -> str:
+    part = row.get(split, {}).get(group, {})
+    return f"{cell(part.get('speedup'), '.2f', 'x')} {spread(part)}"

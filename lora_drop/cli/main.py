@@ -25,6 +25,7 @@ from lora_drop.cli import (
     page,
     presets,
     replay,
+    reproduce,
     run,
     space,
     sweep,
@@ -37,7 +38,7 @@ from lora_drop.runtime import VERSION, check_versions, one_line_warnings
 BAD_INPUT = 2
 INTERRUPTED = 130
 COMMANDS = (
-    *(run, page, evaluate, sweep, presets, compare, calibrate, bench, benchmark, drop_order),
+    *(run, page, evaluate, sweep, presets, compare, reproduce, calibrate, bench, benchmark, drop_order),
     *(train, adapters, replay, diff, fetch, space, doctor),
 )
 

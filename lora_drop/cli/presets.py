@@ -18,7 +18,7 @@ COLUMNS: dict[str, Column] = {
     "repeats": ("free_repeated_4grams", ".1%"),
     "full model's": ("free_repeated_4grams_baseline", ".1%"),
     "speedup": ("speedup", ".2f", "x"),
-    "spread": spread,
+    "95% ": spread,
     "KV saved": ("kv_saved", ".1%"),
 }
 
@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, "presets", run, "measure every preset")
     parser.add_data_options()
     parser.add_path(
-        "--prompts", "FILE.jsonl", "to answer freely, in a field prompt (default: those that settings are chosen on)"
+        "--prompts", "FILE.jsonl", "to answer, in a field prompt (default: the 96 that figures are reported on)"
     )
     parser.add_model_options()
     parser.add_out("gets presets.json; goes on where it ended")
@@ -37,17 +37,16 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     pairs = read_data(args)
-    from lora_drop.evaluation.measure.pairs import read_prompts
+    from lora_drop.evaluation.measure.pairs import read_prompt_set
     from lora_drop.evaluation.presets import measure_presets
     from lora_drop.run.results.files import PRESETS_FILE
     from lora_drop.run.results.preset_results import reads_well
-    from lora_drop.run.results.prompts import HELD_OUT
 
-    prompts = read_prompts(args.prompts, "prompt") if args.prompts else HELD_OUT
+    prompts = read_prompt_set(args.prompts) if args.prompts else read_prompt_set()
     source = data_source(args) | {"file_sha256": hashlib.sha256(args.data.read_bytes()).hexdigest()}
-    with PRESETS_FILE.writing(args.out), progress("rows") as show:
-        result = measure_presets(load(args), pairs, source, prompts, args.out, args.context_tokens, show)
-    note(*result["notes"])
+    with PRESETS_FILE.writing(args.out), progress("prompts", 60) as timed, progress("rows") as show:
+        result = measure_presets(load(args), pairs, source, prompts, args.out, args.context_tokens, show, timed)
+    note(*result["notes"], *(row["refused"] for row in result["rows"] if "refused" in row))
     reading: dict[str, Column] = {
         "reads well": lambda row: "yes" if reads_well(row) else "no",
         "adapters": ("adapters",),

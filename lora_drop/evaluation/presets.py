@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lora_drop.adapters.find import base_of
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.measure.point import (
-    SPEED_TOKENS,
-    Point,
-    check_point,
-    circumstances,
-    describe_data,
-    describe_prompts,
-    measure,
-)
-from lora_drop.evaluation.measure.texts import own_answers
+from lora_drop.evaluation.measure.pairs import PromptSet
+from lora_drop.evaluation.measure.point import Point, check_point, circumstances, describe_data, measure
+from lora_drop.evaluation.measure.protocol import COUNTS, measure_lanes
+from lora_drop.evaluation.measure.texts import ANSWER_TOKENS, own_answers
 from lora_drop.method.presets import COMPARISONS, Preset, presets_for
 from lora_drop.models.load import LoadedModel
+from lora_drop.run.request import lane_plan
 from lora_drop.run.results.files import PRESETS_FILE
 from lora_drop.run.results.store import Content, Row, Store
 
-TIMED = 8  # prompts that the speed is measured on
+# Figures of the protocol that a row has from its free text, under the names of a sweep's columns.
+OF_FREE_TEXT = ("regret", "regret_low", "regret_high", "worst", "texts")
 
 
 @dataclass(frozen=True)
@@ -40,9 +37,14 @@ class Case:
         """The columns that identify its row."""
         return {"preset": self.preset.name, **self.point.key, "config": self.preset.config.differences()}
 
+    @property
+    def name(self) -> str:
+        """Stands for the preset with its setting and its adapters."""
+        return json.dumps([self.key, self.bare])
+
     def is_of(self, row: Row) -> bool:
-        """True if a row is this case's."""
-        same = row["preset"] == self.preset.name and row["corrections"] != self.bare
+        """True if a row is this case's, and was not refused."""
+        same = row["preset"] == self.preset.name and row["corrections"] != self.bare and "refused" not in row
         return same and self.point.is_of(row, self.preset.config)
 
 
@@ -50,22 +52,24 @@ def measure_presets(
     loaded: LoadedModel,
     pairs: list[tuple[str, str]],
     source: dict[str, Any],
-    prompts: Sequence[str],
+    prompts: PromptSet,
     folder: Path,
     context_tokens: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    timed: Callable[[int, int], None] = lambda done, total: None,
 ) -> Content:
     """Measure every preset that the folder has no row of, and write `presets.json` after each row.
 
-    A preset or a bank that has changed is measured again. Quality is measured on the full model's own answers, on
-    the given texts, and of the preset's answers.
+    A preset or a bank that has changed is measured again. Speeds come first, by `protocol.py`. Then quality is
+    measured on the full model's own answers, on the given texts, and of the preset's answers.
 
     Args:
-        pairs: prompts and targets of the given texts; the speed is measured on the first `TIMED` prompts.
+        pairs: prompts and targets of the given texts.
         source: where `pairs` come from, for the record.
         prompts: answered by the full model and by each preset.
         context_tokens: see `given_texts`.
         progress: called with the rows done and all of them, first with those already there.
+        timed: called with the prompts that speeds are measured on: those done, and all of them.
 
     Returns:
         The content of the file. Its rows have the sweep's columns, and each row's `preset` and the preset's `config`.
@@ -77,22 +81,27 @@ def measure_presets(
     cases = _cases(loaded, pairs[0][0])
     content = PRESETS_FILE.begin(
         circumstances(loaded),
-        data=describe_data(pairs, source) | {"own": describe_prompts(prompts)},
-        settings={"context_tokens": context_tokens, "speed_tokens": SPEED_TOKENS, "timed": TIMED},
+        data=describe_data(pairs, source) | {"own": prompts.about},
+        settings={"context_tokens": context_tokens, "tokens": ANSWER_TOKENS},
         notes=list(dict.fromkeys(note for case in cases for note in case.point.notes)),
     )
     store = Store(PRESETS_FILE, folder, content)
     rows = [store.first(case.is_of) for case in cases]
-    missing = rows.count(None)
-    progress(len(rows) - missing, len(rows))
-    answers = own_answers(loaded, prompts) if missing else None
-    timed = [prompt for prompt, _ in pairs[:TIMED]]
+    missing = [case for case, row in zip(cases, rows, strict=True) if row is None]
+    done = [row for row in rows if row]
+    store.write(done)  # `COUNTS` beside it is of these circumstances
+    lanes = {case.name: lane_plan(loaded, case.point.config, case.preset.name)[0] for case in missing}
+    speeds = measure_lanes(loaded, lanes, prompts, folder, done, progress=timed)
+    progress(len(done), len(rows))
+    answers = own_answers(loaded, prompts.texts) if missing else None
     for i, case in enumerate(cases):
         if rows[i] is None:
-            figures = measure(loaded, case.point, pairs, context_tokens, answers, free=True, prompts=timed)
-            rows[i] = case.key | figures
+            quality = measure(loaded, case.point, pairs, context_tokens, answers, free=True, prompts=None)
+            speed = {name: value for name, value in speeds[case.name].items() if name not in OF_FREE_TEXT}
+            rows[i] = case.key | quality | speed
             store.write(row for row in rows if row)
             progress(len(store.rows), len(rows))
+    (folder / COUNTS).unlink(missing_ok=True)
     return store.content | {"rows": rows}
 
 

@@ -65,6 +65,7 @@ def shelf(tmp_path_factory, tiny) -> Path:
     shutil.copy(ASSETS / "sweeps" / "sweep.json", folder / "swept")
     shutil.copy(CORPUS / "traces" / "good_three_lanes.jsonl", folder / "run.jsonl")
     (folder / "pairs.jsonl").write_text('{"q": "Why is the sky blue?", "a": "It scatters light."}\n')
+    (folder / "asked.jsonl").write_text('{"prompt": "Why is the sky blue?"}\n')
     (folder / "text.txt").write_text("The sky is blue because the air scatters light. " * 40)
     (folder / "text.gguf").write_text("no model")
     lines = {"empty": b"", "a_list": b"[1]\n", "deep": b"[" * 100_000, "not_utf8": b'{"q": "\xff", "a": "b"}\n'}

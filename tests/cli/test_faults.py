@@ -26,7 +26,7 @@ COMMANDS = {
     "run": ["run", "--prompt", "Hello", "--max-new-tokens", "4", "--temperature", "1"],
     "evaluate": ["evaluate", "PAIRS"],
     "sweep": ["sweep", "PAIRS", "--out", "OUT", "--periods", "2", "--drop-ratios", "0.5"],
-    "presets": ["presets", "PAIRS", "--out", "OUT"],
+    "presets": ["presets", "PAIRS", "--prompts", "ASKED", "--out", "OUT"],
     "bench": ["bench", "--prompt-tokens", "8", "--new-tokens", "4", "--rounds", "1", "--no-hf"],
     "drop-order": ["drop-order", "--data", "TEXT", "--windows", "1", "--count", "2"],
     "train": ["train", "--data", "TEXT", "--out", "OUT", *SMALL],
@@ -39,8 +39,14 @@ def command(tmp_path) -> Callable[[str], list[str]]:
     """The arguments of one of `COMMANDS`, with its files in place."""
     (tmp_path / "pairs.jsonl").write_text('{"q": "Hello", "a": "there, and more"}\n' * 3)
     (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dogs.\n\n" * 40)
+    (tmp_path / "asked.jsonl").write_text('{"prompt": "Hello"}\n')
     pairs = ["--data", str(tmp_path / "pairs.jsonl"), "--prompt-field", "q", "--target-field", "a"]
-    words = {"PAIRS": pairs, "TEXT": [str(tmp_path / "text.txt")], "OUT": [str(tmp_path / "out")]}
+    words = {
+        "PAIRS": pairs,
+        "TEXT": [str(tmp_path / "text.txt")],
+        "ASKED": [str(tmp_path / "asked.jsonl")],
+        "OUT": [str(tmp_path / "out")],
+    }
 
     def arguments(name: str) -> list[str]:
         line = [part for word in COMMANDS[name] for part in words.get(word, [word])]

@@ -13,15 +13,15 @@ from lora_drop.decode.head import screen
 from lora_drop.decode.native.loader import library
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure import bench_reference
-from lora_drop.evaluation.measure.bench import bench, beside, median_ms, paired_speedup, rate_of, time_lanes
+from lora_drop.evaluation.measure.bench import bench, beside, median_ms, rate_of, time_lanes
 from lora_drop.evaluation.measure.bench_reference import gguf_of, hf_generate, isolated
+from lora_drop.evaluation.measure.pairs import read_prompt_set
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes, speed_bound, step_bytes
 from lora_drop.method.presets import PRESETS
 from lora_drop.method.schedule import baseline_schedule
 from lora_drop.models.load import load_model
 from lora_drop.run.request import LanePlan, baseline_lane
-from lora_drop.run.results.prompts import HELD_OUT
 from lora_drop.run.trace.records import BASELINE, LORA_DROP, JudgeRecord, RewindRecord, StepRecord
 from tests.support import ROOT
 
@@ -92,7 +92,7 @@ def test_a_setting_that_depends_on_the_text_is_timed_on_real_prompts(tiny, monke
     trained = dataclasses.replace(tiny, id="trained", weights=None)
     config = LoraDropConfig(period=3, drop_ratio=1.0, refresh="repair", kv="write", accept=0.5, adapters="none")
     result = bench(trained, config, new_tokens=12, rounds=1)
-    assert result["config"]["prompts"] == list(HELD_OUT[:4]) and 0 <= result["accepted"] <= 1
+    assert result["config"]["prompts"] == list(read_prompt_set(limit=4).texts) and 0 <= result["accepted"] <= 1
     assert result["token_cost"] == pytest.approx((2 * result["lora_cost"] + 1 + 2 * result["row_cost"]) / 3)
     fixed = bench(tiny, LoraDropConfig(period=3), new_tokens=12, rounds=1, prompts=["Why?"])
     assert fixed["config"]["prompts"] == ["Why?"]
@@ -267,12 +267,21 @@ def test_passes_for_rejected_tokens_count(tiny):
     assert beside([report], LORA_DROP)["bound"] < all_kept, "the bytes of rejected tokens were read for nothing"
 
 
-def test_a_paired_speedup_is_that_of_what_both_did_at_the_same_time(tiny):
+def test_a_speedup_is_that_of_what_both_did_at_the_same_time(tiny):
     report = timed(tiny, period=3)
     rates = [rate_of([report], name) for name in (LORA_DROP, BASELINE)]
-    assert paired_speedup([report], LORA_DROP) == pytest.approx(rates[0] / rates[1])
+
+    def speedup(*runs):
+        figures = beside(runs, LORA_DROP)
+        low, high = figures["speedup_interval"]
+        assert low <= figures["speedup"] <= high
+        return figures["speedup"]
+
+    before = speedup(report)
+    assert before == pytest.approx(rates[0] / rates[1], rel=0.05)
     lane = report.lanes[BASELINE]
     lane.steps.append(dataclasses.replace(lane.steps[-1], step=20, ms=1e6))  # after the other lane had ended
     lane.decode_ms += 1e6
     lane._ends.append((lane.standing, lane.decode_ms))
-    assert paired_speedup([report, report], LORA_DROP) == pytest.approx(rates[0] / rates[1])
+    assert speedup(report) == before
+    assert speedup(*[report] * 8) == pytest.approx(rates[0] / rates[1], abs=1e-4), "equal prompts have no spread"

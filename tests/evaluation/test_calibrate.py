@@ -80,8 +80,10 @@ def test_the_screened_head_alone_is_a_row_at_its_better_period(tiny, tmp_path, m
     bank.save(tmp_path / "banks" / "ours")
     measured = Calibration(tiny, seconds=0.01)
     measured.go_on(tiny)
-    speeds = {"lane_7": 1.0, "lane_8": 2.0}  # after the full model and six presets
-    monkeypatch.setattr(calibrate, "paired_speedup", lambda reports, lane: speeds.get(lane, 2.0))
+    speeds, real = {"lane_7": 1.0, "lane_8": 2.0}, calibrate.beside  # after the full model and six presets
+    monkeypatch.setattr(
+        calibrate, "beside", lambda reports, lane: real(reports, lane) | {"speedup": speeds.get(lane, 2.0)}
+    )
 
     def head_row():
         (row,) = (row for row in measured.rows() if row["lane"] == HEAD)
@@ -111,12 +113,12 @@ def test_it_stops_after_a_step_and_goes_on_later(tiny):
     for count in (1, 2):
         assert stop_at(3 * warm_up) - 3 * warm_up <= 1
         steps = [one.lanes[BASELINE].standing for one in measured._reports]
-        assert len(steps) == count and 0 < steps[-1] < calibrate.TOKENS, "what ran so far counts"
+        assert len(steps) == count and 0 < steps[-1] < calibrate.ANSWER_TOKENS, "what ran so far counts"
     assert len(measured.rows()) == len(PRESETS) and not measured.is_done
 
 
 def test_a_prompt_that_is_answered_by_nothing_does_not_keep_it_for_ever(tiny, monkeypatch):
-    monkeypatch.setattr(calibrate, "TOKENS", 1)
+    monkeypatch.setattr(calibrate, "ANSWER_TOKENS", 1)
     measured = Calibration(tiny, seconds=0.01)
     measured.go_on(tiny)
     assert measured.is_done
@@ -195,6 +197,12 @@ def test_a_broken_file_is_no_calibration_and_is_replaced(tiny, folder, content):
     changed["rows"][0]["speedup"] = "1.2"
     path.write_text(json.dumps(changed))
     assert speeds_here(tiny) == {}
+
+
+def test_a_row_without_a_speed_says_no_gain(tiny):
+    write_calibration(tiny, [row_of() | {"speedup": None}])
+    assert calibration.gain_here(speeds_here(tiny)["fast"]) is None
+    assert all("faster" not in row["short"] for row in preset_facts(tiny)["presets"])
 
 
 @pytest.mark.full

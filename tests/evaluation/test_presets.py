@@ -1,18 +1,20 @@
 """The presets: their bounds, the files that measure them, and what is read off those files."""
 
 import dataclasses
+import hashlib
 import json
 
 import pytest
 
+from lora_drop.adapters import find
 from lora_drop.cli.main import main
 from lora_drop.decode.head import CODE_BYTES
 from lora_drop.evaluation import presets as module
 from lora_drop.evaluation.measure import texts
 from lora_drop.method.cost import Corrections, ModelShape, speed_bound
 from lora_drop.method.presets import COMPARISONS, PRESETS, presets_for
-from lora_drop.run.results import prompts
-from lora_drop.run.results.prompts import EXAMPLES, HELD_OUT, SAMPLE_PROMPTS
+from lora_drop.run.results.prompts import EXAMPLES, SAMPLE_PROMPTS
+from tests.support.parts import full_bank
 
 TINY = ["--model", "random:tiny-llama", "--dtype", "float32"]
 BUNDLED = ModelShape(30, 576, 9, 3, 64, 1536, 49_152, tied=True)  # a test holds it against the model itself
@@ -52,7 +54,7 @@ def test_the_samples_answer_the_pages_examples_and_two_more():
 
 
 def command(data, out, *argv):
-    fields = ["--prompt-field", "q", "--target-field", "a"]
+    fields = ["--prompt-field", "q", "--target-field", "a", "--prompts", str(data.with_name("asked.jsonl"))]
     return ["presets", "--data", str(data), *fields, *TINY, "--out", str(out), *argv]
 
 
@@ -63,9 +65,10 @@ def measure(capsys, data, out):
 
 
 @pytest.fixture
-def short(monkeypatch):
-    """Two prompts and short answers: what is tested does not depend on how many."""
-    monkeypatch.setattr(prompts, "HELD_OUT", HELD_OUT[:2])
+def short(data, monkeypatch):
+    """Three prompts and short answers: what is tested does not depend on how many."""
+    asked = ({"prompt": "Why?", "kind": "chat"}, {"prompt": "How?", "kind": "code"}, {"prompt": "When?"})
+    data.with_name("asked.jsonl").write_text("".join(json.dumps(record) + "\n" for record in asked))
     monkeypatch.setattr(texts, "ANSWER_TOKENS", 24)
 
 
@@ -84,15 +87,22 @@ def test_rows_have_adapters_and_none(data, bank, short, tmp_path, capsys):
     assert "free_regret" in rows["fast", "ours"] and "free_regret" in rows["fast", "none"]
     assert all("own_loss_low" in row and "loss_low" in row for row in content["rows"])
     assert rows["fast", "ours"]["all_steps_kl"] != rows["fast", "none"]["all_steps_kl"]
-
-
-def test_free_answers_are_to_the_prompts_that_are_named(data, bank, short, tmp_path, capsys):
-    asked = tmp_path / "asked.jsonl"
-    asked.write_text('{"prompt": "Why?"}\n{"prompt": "How?"}\n{"prompt": "When?"}\n')
-    assert main(command(data, tmp_path / "out", "--prompts", str(asked), "--json")) == 0
-    content = json.loads(capsys.readouterr().out)
-    assert content["data"]["own"]["prompts"] == 3 and {row["free_texts"] for row in content["rows"]} == {3}
+    digest = hashlib.sha256((tmp_path / "asked.jsonl").read_bytes()).hexdigest()
+    assert content["data"]["own"] == {"file": "asked.jsonl", "sha256": digest, "prompts": 3}
+    assert {row["free_texts"] for row in content["rows"]} == {3}
+    assert all(row["speedup_low"] <= row["speedup"] <= row["speedup_high"] for row in content["rows"])
+    assert all(row["by_kind"].keys() == {"chat", "code"} for row in content["rows"])
     assert all(row["free_regret_low"] <= row["free_regret"] <= row["free_regret_high"] for row in content["rows"])
+
+
+def test_a_preset_without_its_corrections_is_timed_by_itself(tiny, tmp_path, monkeypatch):
+    """Also where its screened head is in the same adapters."""
+    monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path / "banks")
+    bank = full_bank(tiny, "residual")
+    bank.revision, bank.num_layers, bank.refresh, bank.kv = tiny.revision, tiny.num_layers, "repair", "write"
+    bank.save(tmp_path / "banks" / "ours")
+    cases = module._cases(tiny, "Why?")
+    assert len({case.name for case in cases}) == len(cases) > len(PRESETS)
 
 
 def test_a_killed_measurement_goes_on_and_what_is_out_of_date_is_renewed(

@@ -1,38 +1,45 @@
 """The frontier of methods: what is searched, what is reported, who wins; and the stored one of the bundled model."""
 
+import re
+
 import pytest
 
 from lora_drop.evaluation import rivals
+from lora_drop.evaluation.measure.pairs import PromptSet
 from lora_drop.paths import SHIPPED_METHODS
 from lora_drop.run.exports.figures.methods import PICTURE, frontier_picture
-from lora_drop.run.results.compared import accepted_words, reported, winner_words
+from lora_drop.run.results.compared import accepted_words, repeats_words, reported, winner_words
 from lora_drop.run.results.files import COMPARE
 from lora_drop.run.results.prompts import HELD_OUT
 from scripts import methods_frontier
 from tests.support import ROOT
 
-PROMPTS, OTHERS = ["a b a b", "c d"], ["e f e f"]
+PROMPTS, OTHERS = (
+    PromptSet(("a b a b", "c d"), ("chat", "code"), {"file": "x", "sha256": "0", "prompts": 2}),
+    ["e f e f"],
+)
 
 
 def test_values_are_searched_on_other_prompts_and_a_row_is_measured_once(tiny, tmp_path, monkeypatch):
     seen = []
-    measure = rivals.measure_method
+    measure = rivals.measure_lanes
 
-    def watched(loaded, name, prompts, tokens):
-        seen.append((name, tuple(prompts)))
-        return measure(loaded, name, prompts, tokens)
+    def watched(loaded, lanes, prompts, *more):
+        seen.extend((name, prompts.texts) for name in lanes)
+        return measure(loaded, lanes, prompts, *more)
 
-    monkeypatch.setattr(rivals, "measure_method", watched)
-    call = tiny, ["draft-verify", "exit:4", "layerskip:2:1"], PROMPTS, OTHERS, {"file": "x"}, tmp_path, 6
+    monkeypatch.setattr(rivals, "measure_lanes", watched)
+    call = tiny, ["draft-verify", "exit:4", "layerskip:2:1"], PROMPTS, OTHERS, tmp_path, 6
     content = rivals.compare_methods(*call)
     searched = {name for name, prompts in seen if prompts == tuple(OTHERS)}
-    assert searched and all(name.startswith("draft-verify:") for name in searched)
+    assert searched and all(name.startswith("search draft-verify:") for name in searched)
     rows = {row["method"]: row for row in reported(content)}
     best = max((row for row in content["rows"] if row["is_search"]), key=lambda row: row["speedup"] or 0)
     assert {"exit:4", "layerskip:2:1", best["method"]} == rows.keys()
     assert all(row["regret"] == 0 and row["same_texts"] == 2 for name, row in rows.items() if "exit" not in name)
     assert rows["exit:4"]["regret"] > 0 and rows["exit:4"]["kv_saved"] == pytest.approx(1 / 3)
     assert rows["exit:4"]["layer_runs"] == 4
+    assert len({row["baseline_tokens_per_second"] for row in rows.values()}) == 1, "all beside one run of it"
     count = len(seen)
     assert rivals.compare_methods(*call)["rows"] == content["rows"] and len(seen) == count
     assert (tmp_path / PICTURE).read_text() == frontier_picture(content)
@@ -70,9 +77,30 @@ def test_accepted_drafts_say_why():
     assert "LoRA-Drop, Balanced 90%; LayerSkip (exit 2, draft length 1) 40%" in accepted_words(content)
 
 
+def test_speeds_by_repetition_are_said_where_they_were_measured():
+    by_repeats = {"under 5%": {"speedup": 1.06}, "50% and more": {"speedup": None}}
+    rows = [row_of("prompt-lookup:1:3", 1.19) | {"by_repeats": by_repeats}, row_of("balanced", 1.1)]
+    words = repeats_words({"rows": rows})
+    assert "repeats under 5%, 50% and more of its 4-grams: Prompt lookup (draft length 1, n-gram 3) 1.06x, –." in words
+    assert repeats_words({"rows": rows[1:]}) == ""
+
+
 def test_the_stored_frontier_is_of_other_prompts_and_in_step():
     content = COMPARE.read(SHIPPED_METHODS / COMPARE.name)
     assert content["data"]["file"] == "report.jsonl"  # not HELD_OUT, on which settings are chosen
     assert len(HELD_OUT) > content["data"]["searched_on"]["prompts"]
     assert (SHIPPED_METHODS / PICTURE).read_text("utf-8") == frontier_picture(content)
     assert methods_frontier.lines(content) in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_a_speed_in_the_text_is_the_stores():
+    """README's block is written from the store, and no other text says a speed but logs, which date each of theirs."""
+    speed = re.compile(r"\d\.\d\d ?[x×]|\bgains? \d+%|\d\.\d\d (?:to|-) \d\.\d\d\)")
+    pages = {path.name: path.read_text("utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
+    for log in ("performance.md", "training-log.md", "before.md", "scale.md"):
+        del pages[log]
+    pages["README.md"] = methods_frontier.BETWEEN.sub("", pages["README.md"])
+    pages["method.md"], _, _ = pages["method.md"].partition(
+        "## Without corrections, and the bound"
+    )  # then the paper's
+    assert {name: found for name, text in pages.items() if (found := speed.findall(text))} == {}

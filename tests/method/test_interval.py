@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from lora_drop.method.interval import ratio_interval
+from lora_drop.method.interval import HIGH, LOW, ratio_interval, ratio_quantiles
 
 
 def test_units_that_are_alike_leave_no_doubt():
@@ -33,9 +33,11 @@ def test_a_unit_weighs_by_its_tokens():
 def test_a_speedup_has_a_lane_on_either_side():
     """Rates 2 (sure) over 1 (0.5 or 1.5 a unit) are about 2. Units are drawn together with their base."""
     sure, unsure = [(2.0, 1.0)] * 50, [(0.5, 1.0), (1.5, 1.0)] * 25
-    low, high = ratio_interval(sure, unsure)
+    low, median, high = ratio_quantiles(sure, unsure, at=(LOW, 0.5, HIGH))
+    assert median == pytest.approx(2, rel=0.03)
     spread = 1.96 * 0.5 / 50**0.5
     assert [low, high] == pytest.approx([2 / (1 + spread), 2 / (1 - spread)], rel=0.03)
-    assert ratio_interval(unsure, sure) == pytest.approx([1 / high, 1 / low], rel=0.03)
-    assert ratio_interval(unsure, unsure) == [1.0, 1.0]
-    assert ratio_interval(sure, [(1.0, 0.0)] * 50) == pytest.approx([4e-11, 4e-11]), "no time is no division by zero"
+    assert ratio_quantiles(unsure, sure, at=(LOW, HIGH)) == pytest.approx([1 / high, 1 / low], rel=0.03)
+    assert ratio_quantiles(unsure, unsure, at=(LOW, HIGH)) == [1.0, 1.0]
+    no_time = ratio_quantiles(sure, [(1.0, 0.0)] * 50, at=(LOW, HIGH))
+    assert no_time == pytest.approx([4e-11, 4e-11]), "no time is no division by zero"

@@ -62,7 +62,7 @@ BEGINS = {
     r"python -m lora_drop train --(?!model)|ACCELERATE\S+ ": r"memory: |\d+ of \d+ texts",
     r"(python -m lora_drop|lora-drop) bench( |$)": r"warm-up|round|of \d",
     r'(S=")?python -m lora_drop sweep ': r"[1-9]\d* of \d+ points",
-    r"python -m lora_drop presets": r"\d of \d+ rows",  # the first row takes minutes; test_presets.py measures rows
+    r"python -m lora_drop (presets|reproduce|compare)": r"\d of \d+ prompts",  # test_presets.py measures rows
     r"python -m lora_drop drop-order": r"\d+ \(KL",
     r"python -m lora_drop evaluate .*--free": r"[1-9]\d* answers",
     r"(\S+=\S+ )?lora-drop page ": r"is ready",
@@ -156,7 +156,7 @@ def furnish(place: Path, page: str) -> None:
     write_task_files(place / "BENCH")
     for name, record in (
         *(("pairs", PAIR), ("held-out", PAIR), ("mine", INSTRUCTION), ("instructions", INSTRUCTION)),
-        ("self_generated", INSTRUCTION),
+        *(("self_generated", INSTRUCTION), ("categories", INSTRUCTION)),
     ):
         (place / f"{name}.jsonl").write_text((json.dumps(record) + "\n") * (20 if name == "self_generated" else 1))
     (place / "text.txt").write_text(f"{PAIR['answer']} The quick brown fox jumps over the lazy dog.\n\n" * 40)

@@ -7,10 +7,11 @@ import os
 import signal
 import stat
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from lora_drop import paths
+from lora_drop import system
 from lora_drop.errors import LoraDropError
 from lora_drop.paths import drafted, new_folder, only_writer, write_files
 from tests.support.faults import files_of_at_most
@@ -109,14 +110,11 @@ def test_a_killed_writer_leaves_no_lock_and_its_draft_goes(tmp_path):
         assert content(tmp_path) == {".kept.part": "a file of somebody's"}
 
 
-def test_a_file_system_without_locks_or_a_system_without_them(tmp_path, monkeypatch):
-    def none(*_):
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def none(*_, **__):
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(paths.fcntl, "flock", none)
-    with only_writer(tmp_path, "a sweep"):
-        pass
-    monkeypatch.setattr(paths, "fcntl", None)
+    monkeypatch.setattr(system, "FileLock", lambda *_, **__: Mock(acquire=none))
     with only_writer(tmp_path, "a sweep"):
         pass
 

@@ -8,16 +8,14 @@ import sys
 import types
 from pathlib import Path
 
-import pytest
-
 from lora_drop import paths
-from lora_drop.errors import LoraDropError
-from lora_drop.paths import CHECKOUT, bytes_on_disk, only_writer
+from lora_drop.paths import CHECKOUT, bytes_on_disk, cache_dir
 
 WITHOUT = """
 import os, sys
-import filelock, psutil  # have forms of their own for Windows, and take Linux's here
-for name in "pread pwrite killpg getpgid setsid fork nice O_NOFOLLOW O_NONBLOCK".split():
+import filelock, platformdirs, psutil  # have forms for Windows, and take Linux's here
+del psutil.Process.rlimit
+for name in "pread pwrite killpg getpgid setsid fork nice getuid geteuid O_NOFOLLOW O_NONBLOCK".split():
     delattr(os, name)
 sys.modules["fcntl"] = sys.modules["resource"] = None
 """
@@ -26,10 +24,17 @@ KERNELS = WITHOUT + "from lora_drop.decode.native.loader import library\nprint(l
 PROGRAM = """
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.tasks.sandbox import run_program
-try:
-    run_program("pass")
-except LoraDropError as error:
-    print(error)
+for way in (None, "limits", "namespaces"):
+    try:
+        run_program("pass", way=way)
+    except LoraDropError as error:
+        print(error)
+"""
+LIMITS = """
+from lora_drop import system
+system.limit_memory(1 << 29)
+system.step_back(1)
+print(system.descriptors(2000), system.limits_programs(), system.is_mine(os.stat(".")))
 """
 
 
@@ -53,9 +58,14 @@ def test_kernels_are_compiled_and_loaded(tmp_path):
     assert len(list((tmp_path / "cache" / "native").iterdir())) == 1, "the second start loads the first one's"
 
 
-def test_a_generated_program_is_refused_in_one_line(tmp_path):
-    (line,) = run(WITHOUT + PROGRAM, cwd=tmp_path).splitlines()
-    assert "cannot limit them: run this task on Linux or macOS" in line
+def test_a_generated_program_is_refused_in_one_line_whichever_way_is_asked_for(tmp_path):
+    lines = run(WITHOUT + PROGRAM, cwd=tmp_path).splitlines()
+    assert len(lines) == 3 and len(set(lines)) == 1
+    assert "cannot limit them: run this task on Linux or macOS" in lines[0]
+
+
+def test_a_process_goes_on_without_the_limits_that_the_system_lacks(tmp_path):
+    assert run(WITHOUT + LIMITS, cwd=tmp_path) == "None False True\n"
 
 
 def test_bytes_are_counted_where_blocks_are_not(tmp_path, monkeypatch):
@@ -64,13 +74,14 @@ def test_bytes_are_counted_where_blocks_are_not(tmp_path, monkeypatch):
     assert bytes_on_disk(tmp_path) == 5
 
 
-def test_a_folder_has_one_writer(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "fcntl", None)
-    for _ in range(2):
-        with (
-            only_writer(tmp_path, "a sweep"),
-            pytest.raises(LoraDropError, match="another command is writing"),
-            only_writer(tmp_path, "a sweep"),
-        ):
-            pytest.fail("two at once")
-    assert list(tmp_path.iterdir()) == []
+def test_the_cache_stays_where_it_is_and_a_new_one_is_where_the_system_has_caches(tmp_path, monkeypatch):
+    for name in ("LORA_DROP_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    usual, elsewhere = tmp_path / ".cache" / "lora-drop", tmp_path / "Library" / "Caches" / "lora-drop"
+    monkeypatch.setattr(paths, "user_cache_path", lambda *_, **__: elsewhere)
+    assert cache_dir() == usual, "on Linux"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert cache_dir() == elsewhere
+    usual.mkdir(parents=True)
+    assert cache_dir() == usual, "an older version's"

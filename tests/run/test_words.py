@@ -4,7 +4,14 @@ import dataclasses
 
 import pytest
 
-from lora_drop.run.report.speed import GAIN, SLOWER, at_the_same_time, speed_of, speedup_interval, speedup_words
+from lora_drop.run.report.speed import (
+    GAIN,
+    SLOWER,
+    at_the_same_time,
+    paired,
+    speed_of,
+    speedup_words,
+)
 from lora_drop.run.report.words import loop_words, rule_words, setting_words
 from lora_drop.run.trace.records import Header, Summary
 from lora_drop.run.wire import page_values
@@ -43,8 +50,8 @@ def test_a_gain_and_a_loss_are_beyond_their_limits():
 
 def test_the_interval_of_a_speedup_needs_four_pairs_of_cycles():
     four = [((3, 20.0), (3, 30.0))] * 4
-    assert speedup_interval(four) == [1.5, 1.5]
-    assert speedup_interval(four[:3]) is speedup_interval([]) is None
+    assert paired([four]) == (1.5, [1.5, 1.5])
+    assert paired([four[:3]]) == (pytest.approx(1.5), None)
 
 
 def test_cycles_are_paired_with_what_ran_at_the_same_time():
@@ -64,9 +71,19 @@ def test_cycles_are_paired_with_what_ran_at_the_same_time():
     assert at_the_same_time([], own, "race") == at_the_same_time(base, [], "race") == []
 
 
+def test_from_eight_prompts_on_whole_prompts_are_drawn():
+    """The cycles of one prompt are alike, those of another not: of few prompts the cycles say too much."""
+    fast, slow = [[((3, ms), (3, 30.0))] * 20 for ms in (20.0, 40.0)]
+    (low, high), (few_low, few_high) = paired([fast, slow] * 4)[1], paired([fast, slow] * 3)[1]
+    assert high - low > 2 * (few_high - few_low)
+    speedup, (low, high) = paired([fast] * 8 + [[]])
+    assert low == speedup == high == 1.5
+    assert paired([]) == (None, None) and paired([[((3, 0.0), (3, 30.0))] * 9]) == (None, None)
+
+
 def test_load_that_meets_both_lanes_widens_no_interval():
     pairs = [((3, 20.0 * load), (3, 30.0 * load)) for load in (1, 1, 4, 1, 9, 1, 1, 2)]
-    assert speedup_interval(pairs) == [1.5, 1.5]
+    assert paired([pairs])[1] == [1.5, 1.5]
 
 
 def test_lanes_that_loop_are_named_for_the_page():

@@ -20,7 +20,8 @@ COMMANDS = {
     "run": ["--prompt", "Hi", *TINY, "--max-new-tokens", "2"],
     "evaluate": [*DATA, *TINY],
     "sweep": [*DATA, *TINY, "--drop-ratios", "0.5", "--periods", "2", "--out", "swept"],
-    "presets": [*DATA, *TINY, "--out", "measured"],
+    "presets": [*DATA, *TINY, "--prompts", "asked.jsonl", "--out", "measured"],
+    "compare": [*TINY, "--methods", "prune:2", "--limit", "1", "--max-new-tokens", "2", "--out", "methods"],
     "sweep-figures": ["swept", "--out", "drawn"],
     "calibrate": [*TINY, "--seconds", "0.001"],
     "bench": [*TINY, "--prompt-tokens", "2", "--new-tokens", "3", "--rounds", "1", "--no-hf"],
@@ -42,6 +43,7 @@ def workplace(tmp_path_factory):
     folder.mkdir()
     pairs = [{"q": "Why is the sky blue?", "a": "It scatters light."}, {"q": "Why?", "a": "So."}]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    (folder / "asked.jsonl").write_text('{"prompt": "Why is the sky blue?"}\n')
     (folder / "text.txt").write_text("The sky is blue because the air scatters light. " * 40)
     (folder / "tasks" / "hellaswag").mkdir(parents=True)
     (folder / "swept").mkdir()

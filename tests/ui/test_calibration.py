@@ -30,7 +30,7 @@ def folder(monkeypatch, tmp_path):
 @pytest.fixture
 def quick(monkeypatch):
     """Calibrations that are done after one short prompt."""
-    monkeypatch.setattr(calibrate, "TOKENS", 9)
+    monkeypatch.setattr(calibrate, "ANSWER_TOKENS", 9)
     monkeypatch.setattr(calibration, "Calibration", lambda info, seconds: calibrate.Calibration(info, 1e-9))
 
 

@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from lora_drop import system
 from lora_drop.decode.native.structs import ABI, FUNCTIONS, NO_MEMORY, NO_THREADS
 from lora_drop.errors import LoraDropError
 from lora_drop.paths import BUILT_KERNELS, cache_dir, drafted, temporary_folder
@@ -89,10 +90,10 @@ def why_missing() -> Literal["off", "compiler", "build"]:
     return "build" if find_compiler() else "compiler"
 
 
-def library_name(system: str = sys.platform, machine: str = platform.machine()) -> str:
+def library_name(platform_name: str = sys.platform, machine: str = platform.machine()) -> str:
     """File name of the wheel's library for a system and a processor, as Python names them."""
-    suffix = {"darwin": "dylib", "win32": "dll"}.get(system, "so")
-    return f"kernels-{system}-{machine.lower()}.{suffix}"
+    suffix = {"darwin": "dylib", "win32": "dll"}.get(platform_name, "so")
+    return f"kernels-{platform_name}-{machine.lower()}.{suffix}"
 
 
 def shipped_library() -> Path | None:
@@ -275,14 +276,12 @@ def _load(path: Path) -> Library:
 def _opened(path: Path) -> int:
     """Open the library. Raises LoraDropError if it is damaged or others can write to it."""
     try:
-        # No link is followed, and a pipe is not waited for.
-        names = ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY")  # the last is Windows'
-        handle = os.open(path, os.O_RDONLY | sum(getattr(os, name, 0) for name in names))
+        handle = os.open(path, system.READ_STRANGERS)
     except OSError as error:
         raise LoraDropError(f"The compiled decode steps in {path} cannot be read ({error.strerror}).") from None
     try:
         about = os.fstat(handle)
-        if os.name == "posix" and (about.st_uid not in (0, os.geteuid()) or about.st_mode & 0o022):
+        if system.others_can_write(about):
             raise LoraDropError(f"The compiled decode steps in {path} can be written by somebody else.")
         whole = stat.S_ISREG(about.st_mode) and about.st_size < MOST_BYTES
         if not whole or not path.stem.endswith(_digest(_content(handle))):

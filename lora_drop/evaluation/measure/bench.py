@@ -1,8 +1,8 @@
 """Tokens per second of the baseline and LoRA-Drop: `python -m lora_drop bench`.
 
 Both run in one process, a step each in turn, so that other load on the machine meets both alike. A round is a whole
-run; the first is a warm-up and left out. Rates are medians over the other rounds. The speedup is total time for the
-tokens that stand, with an interval from a bootstrap over whole refresh cycles.
+run; the first is a warm-up and left out. Rates are medians over the other rounds. The speedup is of what both did at
+the same time, with its interval (`speed.paired`).
 
 Measured beside them: the full model with a screened head if the adapters have one, the cost of a repair, the physical
 bound for these shapes and lengths, the bytes per second that the baseline reads against those that the device can
@@ -24,6 +24,7 @@ import torch
 from lora_drop.adapters.find import find_bank
 from lora_drop.decode.clock import Clock
 from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.measure.pairs import read_prompt_set
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import step_bytes
 from lora_drop.method.presets import SCREENED_HEAD
@@ -31,9 +32,8 @@ from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.tokens import encode_prompt, encode_text
 from lora_drop.run.report.report import Report
-from lora_drop.run.report.speed import quotient, speedup_interval
+from lora_drop.run.report.speed import paired, quotient
 from lora_drop.run.request import LanePlan, Plan, Request, baseline_lane
-from lora_drop.run.results.prompts import HELD_OUT
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import BASELINE, LORA_DROP, Header, StepRecord
 
@@ -84,6 +84,12 @@ def time_lanes(
     return report
 
 
+def rotated(lanes: Mapping[str, LanePlan], number: int) -> dict[str, LanePlan]:
+    """The lanes in the same cycle, another first for each number: none has always the same place."""
+    first = number % len(lanes)
+    return dict([*lanes.items()][first:] + [*lanes.items()][:first])
+
+
 def rate_of(runs: Sequence[Report], lane: str) -> float | None:
     """Tokens that stand per second of decoding, over all runs; None without any."""
     lanes = [report.lanes[lane] for report in runs]
@@ -93,32 +99,38 @@ def rate_of(runs: Sequence[Report], lane: str) -> float | None:
 
 
 def beside(runs: Sequence[Report], lane: str) -> dict[str, Any]:
-    """A lane beside the baseline, over all runs.
+    """A lane beside the baseline, over all runs: see `speed_figures`."""
+    return speed_figures([counted(report, lane) for report in runs])
 
-    Returns:
-        `speedup`; `speedup_interval`, its 95% interval [low, high] from the refresh cycles of all runs; `bound`, the
-        mean of the lane's bounds: the baseline's bytes over the lane's, all its passes included; `accepted`, the share
-        of the drafts that the full model accepted, None without a draft that it verified.
-    """
-    ours = [report.lanes[lane] for report in runs]
-    verified = [lane_report for lane_report in ours if lane_report.schedule.verifies]
-    drafts = sum(lane_report.drafts for lane_report in verified)
+
+def counted(report: Report, lane: str) -> dict[str, Any]:
+    """The counts and times of a lane on one prompt that `speed_figures` reads, as JSON holds them."""
+    ours = report.lanes[lane]
+    verifies = ours.schedule.verifies
     return {
-        "speedup": quotient(rate_of(runs, lane), rate_of(runs, BASELINE)),
-        "speedup_interval": speedup_interval([pair for report in runs for pair in report.pairs(lane)]),
-        "bound": statistics.mean(lane_report.bound or 1.0 for lane_report in ours),
-        "accepted": sum(lane_report.accepted for lane_report in verified) / drafts if drafts else None,
+        "pairs": report.pairs(lane),
+        "bound": ours.bound or 1.0,
+        "drafts": ours.drafts if verifies else 0,
+        "accepted": ours.accepted if verifies else 0,
     }
 
 
-def paired_speedup(runs: Sequence[Report], lane: str) -> float | None:
-    """A lane's speedup over the baseline in the cycles that both ran at the same time: those its interval resamples.
+def speed_figures(counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A lane beside the baseline, from its counts and times on each prompt.
 
-    The rates of whole runs (`rate_of`) also count what one lane did after the other had ended, under other load.
+    Returns:
+        `speedup` and `speedup_interval`, the median and the 95% interval [low, high] of one bootstrap (`paired`);
+        `bound`, the mean of the lane's bounds: the baseline's bytes over the lane's, all its passes included;
+        `accepted`, the share of the drafts that the full model accepted, None without a draft that it verified.
     """
-    pairs = [pair for report in runs for pair in report.pairs(lane)]
-    ours, base = ([sum(values) for values in zip(*side, strict=True)] for side in zip(*pairs, strict=True))
-    return quotient(quotient(*ours), quotient(*base))
+    speedup, interval = paired([count["pairs"] for count in counts])
+    drafts = sum(count["drafts"] for count in counts)
+    return {
+        "speedup": speedup,
+        "speedup_interval": interval,
+        "bound": statistics.mean(count["bound"] for count in counts),
+        "accepted": sum(count["accepted"] for count in counts) / drafts if drafts else None,
+    }
 
 
 def median_ms(runs: Sequence[Report], lane: str) -> dict[str, float]:
@@ -173,7 +185,7 @@ def bench(
 
     Args:
         prompts: real ones, answered to their stop tokens; `prompt_tokens` has no effect then. By default a setting
-            with a trigger or with `accept` is measured on held-out prompts.
+            with a trigger or with `accept` is measured on the first report prompts.
 
     Returns:
         The `bench` object of the contract, without the references (`bench_reference`), and more: the baseline's
@@ -193,9 +205,8 @@ def bench(
     runs: list[list[Report]] = []
     for number in range(rounds + 1):
         progress(f"round {number} of {rounds}" if number else "warm-up")
-        # Each round begins with another lane; the lanes follow each other in the same order.
-        rotated = [*lanes.items()][number % len(lanes) :] + [*lanes.items()][: number % len(lanes)]
-        runs.append([time_lanes(loaded, dict(rotated), ids, new_tokens, ignore_eos=not prompts) for ids in texts])
+        turns = rotated(lanes, number)
+        runs.append([time_lanes(loaded, turns, ids, new_tokens, ignore_eos=not prompts) for ids in texts])
     del runs[0]
     reports = [report for of_round in runs for report in of_round]
     columns = _columns(runs)
@@ -272,7 +283,7 @@ def _prompts_for(loaded: LoadedModel, config: LoraDropConfig) -> Sequence[str]:
             f"the speed of a setting with a trigger or with accept depends on the text, and {loaded.id} has random "
             "weights: take a trained model, or leave both off."
         )
-    return HELD_OUT[:TEXTS]
+    return read_prompt_set(limit=TEXTS).texts
 
 
 def _check(loaded: LoadedModel, lengths: dict[str, int], texts: list[list[int]]) -> None:

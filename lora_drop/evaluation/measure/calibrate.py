@@ -1,7 +1,7 @@
 """Calibrate this machine: every preset, and the screened head alone, against the full model.
 
-All lanes run interleaved on held-out prompts, a step each in turn, so that other load meets all of them alike. The
-work can be interrupted after any step and goes on later: what ran so far counts.
+All lanes run as `protocol.py` has it, on as many of its prompts as the time allows. The work can be interrupted after
+any step and goes on later: what ran so far counts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from collections.abc import Callable
 from lora_drop.adapters.find import base_of, config_fingerprint, find_bank
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.errors import LoraDropError
-from lora_drop.evaluation.measure.bench import beside, outside_share, paired_speedup, row_cost, time_lanes
+from lora_drop.evaluation.measure.bench import beside, outside_share, rotated, row_cost, time_lanes
+from lora_drop.evaluation.measure.pairs import read_prompt_set
+from lora_drop.evaluation.measure.protocol import WARM_UP_TOKENS
+from lora_drop.evaluation.measure.texts import ANSWER_TOKENS
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.tokens import encode_prompt
@@ -20,13 +23,10 @@ from lora_drop.run.report.report import Report
 from lora_drop.run.request import LanePlan, baseline_lane
 from lora_drop.run.results.calibration import HEAD, settings_here
 from lora_drop.run.results.files import CALIBRATION_SECONDS
-from lora_drop.run.results.prompts import HELD_OUT
 from lora_drop.run.results.store import Row
 from lora_drop.run.trace.records import BASELINE
 
-TOKENS = 97  # new tokens of a prompt
 LEAST_TOKENS = 48  # of the full model's lane, however slow the machine is
-WARM_UP_TOKENS = 9
 
 
 class Calibration:
@@ -48,7 +48,7 @@ class Calibration:
         for name, configs in settings_here(base_of(loaded)).items():
             for config in configs:
                 self._add(loaded, name, config)
-        self._prompts = [encode_prompt(loaded.tokenizer, prompt) for prompt in HELD_OUT]
+        self._prompts = [encode_prompt(loaded.tokenizer, prompt) for prompt in read_prompt_set().texts]
         self._reports: list[Report] = []
         self._begun = 0  # prompts
         self._seconds, self._spent = seconds, 0.0
@@ -89,11 +89,8 @@ class Calibration:
             def is_over(report: Report, start: float = start) -> bool:
                 return should_stop() or self._is_enough(time.monotonic() - start, report)
 
-            # Another lane begins each time: within one prompt the lanes keep their order.
-            first = self._begun % len(self.lanes)
-            lanes = [*self.lanes.items()]
             ids = self._prompts[self._begun % len(self._prompts)]
-            report = time_lanes(loaded, dict(lanes[first:] + lanes[:first]), ids, TOKENS, False, is_over)
+            report = time_lanes(loaded, rotated(self.lanes, self._begun), ids, ANSWER_TOKENS, False, is_over)
             self._begun, self._spent = self._begun + 1, time.monotonic() - start
             if all(lane.standing for lane in report.lanes.values()):
                 self._reports.append(report)
@@ -115,7 +112,6 @@ class Calibration:
         rows: dict[str, Row] = {}
         for lane, (name, key) in self._rows.items():
             figures = beside(self._reports, lane) | {
-                "speedup": paired_speedup(self._reports, lane),
                 "row_cost": row_cost(self._reports, lane),
                 "outside": outside_share(self._reports),
             }

@@ -118,7 +118,7 @@ def measure(
     context_tokens: int | None,
     answers: Answers | None = None,
     free: bool = False,
-    prompts: Sequence[str] = (),
+    prompts: Sequence[str] | None = (),
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Measure a row: quality on given texts, on the full model's own answers and of the text the point writes; speed.
@@ -127,7 +127,8 @@ def measure(
         pairs: prompts and given targets; without them the row has no columns of given texts.
         answers: of the full model; without them the row has no columns of own answers.
         free: let the point answer the same prompts too.
-        prompts: of the timed runs; without them there is one run, on the first prompt of `pairs`.
+        prompts: of the timed runs; if empty there is one run, on the first prompt of `pairs`. None: no speed, which
+            `protocol.py` measures.
         should_stop: asked after each step of the point and each text that the full model reads.
 
     Raises:
@@ -151,12 +152,11 @@ def measure(
         if free:
             text = evaluate_free(loaded, config, answers, check, check)
             row |= {f"free_{name}": value for name, value in text.items()}
-    runs = []
-    for prompt in prompts or [pairs[0][0]]:
-        request = timed_request(config, prompt, SPEED_TOKENS)
-        runs.append(Report.of(gather(run(loaded, request, should_stop))))
-    check()  # a stopped run is too short to be timed
-    row |= _speed(runs)
+    if prompts is not None:
+        requests = [timed_request(config, prompt, SPEED_TOKENS) for prompt in prompts or [pairs[0][0]]]
+        runs = [Report.of(gather(run(loaded, request, should_stop))) for request in requests]
+        check()  # a stopped run is too short to be timed
+        row |= _speed(runs)
     return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
 
 

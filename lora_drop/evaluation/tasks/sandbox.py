@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import IO
 
 from lora_drop.errors import LoraDropError
+from lora_drop.system import kill_group, limits_programs
 
 POLL_SECONDS = 0.05
 REASON_LENGTH = 200
@@ -77,11 +78,6 @@ def protection() -> str:
     Raises:
         LoraDropError: this system has no limits on processes, or an empty program fails even with `limits`.
     """
-    if not hasattr(os, "killpg"):
-        raise LoraDropError(
-            "generated programs are not run on this system, which cannot limit them: run this task on Linux or macOS "
-            "(on Windows in WSL)."
-        )
     if sys.platform.startswith("linux") and run_program("pass", way="namespaces").passed:
         return "namespaces"
     outcome = run_program("pass", way="limits")
@@ -97,7 +93,15 @@ def run_program(code: str, limits: Limits | None = None, way: str | None = None)
 
     Args:
         way: `namespaces` or `limits`; None takes `protection()`.
+
+    Raises:
+        LoraDropError: this system cannot limit a program.
     """
+    if not limits_programs():
+        raise LoraDropError(
+            "generated programs are not run on this system, which cannot limit them: run this task on Linux or macOS "
+            "(on Windows in WSL)."
+        )
     limits = limits or Limits()
     way = way or protection()
     mark = secrets.token_hex(16)  # written last: a program that exits before its end has failed
@@ -124,7 +128,7 @@ def run_program(code: str, limits: Limits | None = None, way: str | None = None)
             try:
                 cut_short = _watch(child, Path(folder), limits)
             finally:
-                _kill(child)
+                kill_group(child)  # in a namespace of its own all children die with the launcher
             return _judge(child.returncode, cut_short, _holds(out, mark), _tail(err), limits)
 
 
@@ -152,15 +156,6 @@ def _bytes_in(folder: Path) -> int:
             except OSError:  # gone again
                 continue
     return total
-
-
-def _kill(child: subprocess.Popen[bytes]) -> None:
-    """Kill the program and its children. In a namespace of its own all of them die with the launcher."""
-    try:
-        os.killpg(child.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        child.kill()
-    child.wait()
 
 
 def _holds(file: IO[bytes], mark: str) -> bool:

@@ -7,14 +7,12 @@ It has no torch, and its memory is limited where the system can do that.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
+from lora_drop import system
 from lora_drop.errors import LoraDropError
 from lora_drop.run.exports.chrome import chrome_trace
 from lora_drop.run.exports.html import replay_html, wire_text
@@ -74,23 +72,12 @@ def work(job: str, texts: Sequence[bytes], *arguments: Any) -> Any:
     return OF_TRACE[job](parse_trace(texts[0]), *arguments)
 
 
-def limit_memory() -> None:
-    """Limit this process to its size and `MEMORY`, on Linux: other systems lack a report of it, or the limit."""
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
-
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        most = pages * resource.getpagesize() + MEMORY
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
-
-
 def main() -> None:
     """Do one job for another process."""
     import numpy  # noqa: F401  # of the speedup's interval: it belongs to the size that is not limited
 
-    limit_memory()
-    if hasattr(os, "nice"):
-        os.nice(NICE)
+    system.limit_memory(MEMORY)
+    system.step_back(NICE)
     request = json.loads(sys.stdin.buffer.readline())
     try:
         answer = {

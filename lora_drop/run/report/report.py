@@ -22,8 +22,8 @@ from lora_drop.run.report.speed import (
     at_the_same_time,
     is_by_chance,
     makes_claims,
+    paired,
     quotient,
-    speedup_interval,
 )
 from lora_drop.run.trace.records import (
     BASELINE,
@@ -360,7 +360,7 @@ class Report:
     def speedup_interval(self, lane: str) -> list[float] | None:
         """95% interval of `speedup`, [low, high], from a bootstrap over pairs of refresh cycles; None where it has
         none."""
-        return None if self.speedup(lane) is None else speedup_interval(self.pairs(lane))
+        return None if self.speedup(lane) is None else paired([self.pairs(lane)])[1]
 
     def pairs(self, lane: str) -> list[Pair]:
         """A lane's refresh cycles, each with the baseline's at the same time."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from lora_drop.method.interval import ratio_interval
+from lora_drop.method.interval import HIGH, LOW, ratio_quantiles
 from lora_drop.run.trace.records import Header
 
 # From one full step to the next, so that each slow step counts exactly once: tokens that stand, and milliseconds.
@@ -14,6 +14,7 @@ Pair = tuple[Cycle, Cycle]  # of a lane, and of the baseline
 Speed = Literal["faster", "slower", "noisy", "same"]
 
 LEAST_CYCLES = 4  # fewer have no interval
+LEAST_PROMPTS = 8  # from so many on, prompts are resampled: the cycles within one are not independent
 NOISY = "timing is noisy"
 GAIN = 1.03  # a speedup that is surely above it is one
 SLOWER = 0.97  # one that is surely below it is a loss
@@ -59,17 +60,30 @@ def at_the_same_time(base: Sequence[Cycle], ours: Sequence[Cycle], view: str) ->
     return pairs
 
 
-def speedup_interval(pairs: Sequence[Pair]) -> list[float] | None:
-    """95% interval of a lane's tokens per second over the baseline's, [low, high], of resampled pairs of cycles.
+def paired(prompts: Sequence[Sequence[Pair]]) -> tuple[float | None, list[float] | None]:
+    """A lane's tokens per second over the baseline's, in what both did at the same time, with the 95% interval.
+
+    Both are of one bootstrap, its median and [low, high], so the one lies within the other. What is resampled are
+    whole prompts, or the pairs of cycles of fewer than `LEAST_PROMPTS`.
 
     Args:
-        pairs: of `at_the_same_time`; too few have no interval, nor have those whose clock stood still.
+        prompts: the pairs of `at_the_same_time` of each; too few have no interval, nor have those whose clock stood
+            still.
     """
-    ours, base = zip(*pairs, strict=True) if len(pairs) >= LEAST_CYCLES else ((), ())
-    if min(sum(ms for _, ms in side) for side in (ours, base)) <= 0:
-        return None
-    interval = ratio_interval(ours, base)
-    return interval and [round(end, 4) for end in interval]
+    pairs = [pair for of_prompt in prompts for pair in of_prompt]
+    ours, base = (_summed(side) for side in zip(*pairs, strict=True)) if pairs else ((0, 0.0), (0, 0.0))
+    speedup = quotient(quotient(*ours), quotient(*base))
+    if speedup is None or len(pairs) < LEAST_CYCLES:
+        return speedup, None
+    if len(prompts) >= LEAST_PROMPTS:
+        sums = (tuple(map(_summed, zip(*of_prompt, strict=True))) for of_prompt in prompts if of_prompt)
+        pairs = [(ours, base) for ours, base in sums]
+    low, median, high = (round(end, 4) for end in ratio_quantiles(*zip(*pairs, strict=True), at=(LOW, 0.5, HIGH)))
+    return median, [low, high]
+
+
+def _summed(cycles: Sequence[Cycle]) -> Cycle:
+    return sum(tokens for tokens, _ in cycles), sum(ms for _, ms in cycles)
 
 
 def is_by_chance(speedup: float | None, bound: float | None) -> bool:

@@ -22,7 +22,7 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import COMPARISONS, presets_for
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import describe_device, short_name
-from lora_drop.paths import calibrations
+from lora_drop.paths import REPORT_PROMPTS, calibrations
 from lora_drop.run.report.speed import is_by_chance, lacks_kernels, no_gain_reason, speed_of
 from lora_drop.run.results.files import CALIBRATION
 from lora_drop.run.results.store import Content, Row, is_setting
@@ -84,7 +84,7 @@ def write_calibration(loaded: LoadedModel | ModelInfo, rows: list[Row]) -> Conte
 
 def gain_here(row: Row | None) -> Gain | None:
     """What a row's speed says; None where it says nothing: too noisy, too short, or beyond what the bytes allow."""
-    if row is None or is_by_chance(row["speedup"], row["bound"]):
+    if row is None or row["speedup"] is None or is_by_chance(row["speedup"], row["bound"]):
         return None
     gain = speed_of(row["speedup"], row["speedup_interval"])
     return None if gain == "noisy" else gain
@@ -134,6 +134,7 @@ def _key(loaded: LoadedModel | ModelInfo) -> Content:
         "decoder": loaded.decoder_name,
         "kernels": native and native.checksum,
         "software": {"torch": metadata.version("torch"), "lora_drop": VERSION},
+        "data": {"file": REPORT_PROMPTS.name, "sha256": hashlib.sha256(REPORT_PROMPTS.read_bytes()).hexdigest()},
     }
 
 

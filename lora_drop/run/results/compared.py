@@ -66,6 +66,21 @@ def accepted_words(content: dict[str, Any]) -> str:
     )
 
 
+def repeats_words(content: dict[str, Any]) -> str:
+    """The speeds on answers that repeat little and much, since drafts that copy gain by repetition alone."""
+    rows = [row for row in reported(content) if row.get("by_repeats")]
+    if not rows:
+        return ""
+    groups = list(dict.fromkeys(group for row in rows for group in row["by_repeats"]))
+
+    def speeds(row: Row) -> str:
+        values = (row["by_repeats"].get(group, {}).get("speedup") for group in groups)
+        return ", ".join("–" if value is None else f"{value:.2f}x" for value in values)
+
+    lines = "; ".join(f"{label_of(row)} {speeds(row)}" for row in rows)
+    return f"Where the full model's answer repeats {', '.join(groups)} of its 4-grams: {lines}."
+
+
 def _gains(row: Row) -> bool:
     """True if a method is surely faster than the full model."""
     return speed_of(row["speedup"], (row["speedup_low"] or 0.0, row["speedup_high"] or 0.0)) == "faster"

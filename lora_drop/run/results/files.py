@@ -72,6 +72,7 @@ PRESETS_FILE = Kind(
                 bound=Number,
                 kv_saved=Number | None,
                 accepted=MISSING,
+                baseline_tokens_per_second=MISSING,
                 # An old row without adapters has no free text.
                 **dict.fromkeys(
                     (*REPEATS, "own_all_steps_kl", "free_regret", "free_texts", "free_collapsed"), MISSING
@@ -87,7 +88,7 @@ CALIBRATION_SECONDS = 30.0  # of decoding
 CALIBRATION = Kind(
     *("calibration.json", "calibrate", "a calibration", "lora-drop-calibration", 1),
     _shape(
-        **dict.fromkeys(("model", "device", "software"), dict[str, Any]),
+        **dict.fromkeys(("model", "device", "software", "data"), dict[str, Any]),
         decoder=str,
         kernels=str | None,
         date=str,
@@ -109,11 +110,20 @@ CALIBRATION = Kind(
 
 # ---- methods beside the full model; a row is a lane's name with its values ----
 
+
+class _Group(Shape):  # of prompts
+    speedup: Number | None
+    speedup_low: Number | None
+    speedup_high: Number | None
+
+
 COMPARE = Kind(
     *("compare.json", "compare", "a comparison of methods", "lora-drop-compare", 1),
     _shape(
+        model=_shape(id=str, revision=str),
         device=_shape(name=str),
-        data=_shape(prompts=Number),
+        data=_shape(prompts=Number, sha256=str),
+        settings=_shape(tokens=Number),
         date=str,
         rows=_many(
             _shape(
@@ -121,7 +131,10 @@ COMPARE = Kind(
                 is_search=bool,
                 **dict.fromkeys(("regret", "same_texts", "texts"), Number),
                 **dict.fromkeys(("speedup", "speedup_low", "speedup_high", "accepted"), Number | None),
+                baseline_tokens_per_second=Number | None,
                 **dict.fromkeys(("layer_runs", "bytes", "kv_saved"), Number),
+                **dict.fromkeys(("regret_low", "regret_high"), MISSING),
+                **dict.fromkeys(("by_repeats", "by_kind"), (dict[str, _Group], {})),
             )
         ),
     ),

@@ -177,8 +177,10 @@ def preset_words(row: dict[str, Any] | None, here: dict[str, Any] | None = None)
         how = "same text" if is_same else verdict_of(row) if row_reads(row) else None
         saved = row["kv_saved"]
     gain = gain_here(here)
-    faster = here["speedup"] if here and gain == "faster" else 1.0
-    gains = {"faster": _times(faster), None: None}.get(gain, "no gain here")
+    gains, faster = None if gain is None else "no gain here", 1.0
+    if here and gain == "faster":
+        faster = here["speedup"]
+        gains = _times(faster)
     if saved is not None and saved >= LEAST_SAVED and saved > faster - 1:
         gains = f"{saved:.0%} less K/V"
     if gains is None:

@@ -1,4 +1,7 @@
-"""Prompts of the page, of the stored samples, and for choosing settings. None of them is in a training text."""
+"""Prompts of the page, of the stored samples, and for choosing settings. None of them is in a training text.
+
+Figures are reported on others: `REPORT_PROMPTS`, a file of assets.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,7 @@ SAMPLE_PROMPTS = (
     "Why do we always see the same side of the Moon?",
     "A train leaves at 9:40 and arrives at 11:15. How long does the journey take? Show your steps.",
 )
-# Questions for choosing settings and adapters. Figures are reported on others (scripts/prompt_sets.py), and training
-# prompts have other forms.
+# Questions for choosing settings and adapters; training prompts have other forms.
 HELD_OUT = (
     "How far away is the Sun, and how do we know?",
     "Which vitamins does an orange contain, and what are they good for?",

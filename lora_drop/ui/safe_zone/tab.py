@@ -16,7 +16,7 @@ from lora_drop.models.pool import ModelPool
 from lora_drop.paths import SHIPPED_METHODS
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.exports.figures.methods import frontier_picture
-from lora_drop.run.results.compared import accepted_words, winner_words
+from lora_drop.run.results.compared import accepted_words, repeats_words, winner_words
 from lora_drop.run.results.files import COMPARE
 from lora_drop.run.results.rows import QUALITIES
 from lora_drop.ui.components import ON_DEVICE
@@ -165,7 +165,7 @@ def methods_words(folder: Path = SHIPPED_METHODS) -> str:
     for name, color in COLORS["light"].items():  # so that it follows the page's theme
         picture = picture.replace(color, f"var(--ld-{name})")
     words = f"<h2>Other methods on the same clock</h2><p>{html.escape(winner_words(content))}</p>"
-    words += f"<p>{html.escape(accepted_words(content))}</p>"
+    words += "".join(f"<p>{html.escape(words_of(content))}</p>" for words_of in (accepted_words, repeats_words))
     return f'<div class="ld-panel" id="ld-zone-methods">{words}{picture}</div>'
 
 

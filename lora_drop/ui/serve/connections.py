@@ -18,6 +18,7 @@ from uvicorn import config as uvicorn_config
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from lora_drop.run.shares import Shares
+from lora_drop.system import descriptors
 from lora_drop.ui.serve.owner import Counters
 from lora_drop.ui.serve.policy import Limits, Policy
 
@@ -33,19 +34,8 @@ ANSWER = (
 
 def connections_that_fit(limits: Limits) -> int:
     """Connections that the server may accept: the operator's limit, within the process's limit of descriptors."""
-    try:
-        import resource
-    except ImportError:  # not a Unix
-        return limits.connections
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = limits.connections + 2 * RESERVED
-    if soft < wanted:
-        soft = min(wanted, hard) if hard != resource.RLIM_INFINITY else wanted
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        except (OSError, ValueError):
-            soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return max(8, min(limits.connections, soft - RESERVED - soft // 8))
+    files = descriptors(limits.connections + 2 * RESERVED)
+    return limits.connections if files is None else max(8, min(limits.connections, files - RESERVED - files // 8))
 
 
 def guard_connections(policy: Policy, counters: Counters) -> None:
