@@ -7,13 +7,14 @@ matrices on torch's device `meta`, without numbers. Training and transformers' o
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
+import itertools
 import mmap
 import re
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from accelerate import init_empty_weights
-from accelerate.utils import set_module_tensor_to_device
 from pydantic import BaseModel, TypeAdapter
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
@@ -34,11 +33,15 @@ from lora_drop.decode.native.weights import BLOCK_KINDS, Blocks, Packed
 from lora_drop.errors import LoraDropError
 from lora_drop.models.hub import check_architecture, unsupported
 from lora_drop.models.place import Place, fitting, short_name
-from lora_drop.paths import cache_dir, new_folder
+from lora_drop.paths import cache_dir, new_folder, temporary_folder
 
 BLOCKS = "blocks.json"  # the index that `find_tensors` returns, stored beside the bundled model's GGUF
 INDEX = "tensors.json"  # the index of any other file
-HEADER = 1 << 24  # bytes at a file's start that, with its size, tell it from others: settings, vocabulary, some weights
+EMBEDDING = "token_embd.weight"
+HOUR = 3600  # seconds; an older temporary folder is a killed program's
+HEADER = (
+    1 << 24
+)  # bytes at a file's start that, with its size, tell it from others: settings, vocabulary, some weights
 PARTS = {  # of each matrix of a layer
     "qkv": ("attn_q", "attn_k", "attn_v"),
     "out": ("attn_output",),
@@ -80,41 +83,43 @@ class GgufFile:
     """A GGUF file, mapped.
 
     Args:
-        folder: has config and tokenizer as transformers makes them of the file, and the index of its tensors.
+        name: the file's.
+        content: its bytes.
+        layers: L.
         tensors: by name; `kind` is any that the package `gguf` knows.
         interleaved: heads of the query and of the key rows where llama.cpp has reordered them.
     """
 
-    path: Path
-    folder: Path
+    name: str
+    content: np.memmap
     architecture: str
     layers: int
     tensors: dict[str, Packed]
     interleaved: dict[str, int]
 
     @classmethod
-    def open(cls, path: Path) -> GgufFile:
-        """Map a file. Raises whatever transformers and the package `gguf` raise for one that they cannot read."""
-        folder = _prepared(path)
+    def open(cls, path: Path, folder: Path, config: Any) -> GgufFile:
+        """Map a file, by what `_prepared` has written to a folder."""
         index = _Index.model_validate_json((folder / INDEX).read_bytes())
         content = np.memmap(path, dtype=np.uint8, mode="r")
         tensors = {
             name: Packed(kind, content[at : at + n * size].reshape(n, size))
             for name, (kind, at, n, size) in index.tensors.items()
         }
-        config = AutoConfig.from_pretrained(folder)
         heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
-        layers = config.num_hidden_layers
         # Only files of this architecture have the order of llama.cpp.
-        return cls(path, folder, index.architecture, layers, tensors, heads if index.architecture == "llama" else {})
+        heads = heads if index.architecture == "llama" else {}
+        return cls(path.name, content, index.architecture, config.num_hidden_layers, tensors, heads)
+
+    @property
+    def head(self) -> str:
+        """The tensor of the head, which may be the embedding."""
+        return "output.weight" if "output.weight" in self.tensors else EMBEDDING
 
     def named(self, parameter: str) -> str:
         """The tensor of one of transformers' parameters."""
-        from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
-
-        architecture = next(key for key, name in MODEL_ARCH_NAMES.items() if name == self.architecture)
         stem, _, end = parameter.rpartition(".")
-        return f"{get_tensor_name_map(architecture, self.layers).get_name(stem)}.{end}"
+        return f"{_tensor_names(self.architecture, self.layers).get_name(stem)}.{end}"
 
     def heads_of(self, name: str) -> int | None:
         """Heads of a tensor whose rows have to be put into transformers' order."""
@@ -132,20 +137,38 @@ class GgufFile:
         kind, rows = self.tensors[name]
         weights, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]  # of a block
         blocks = rows.reshape(len(rows), -1, size)
-        at, k = np.arange(0, blocks.shape[0] * blocks.shape[1] * weights, every), blocks.shape[1] * weights
-        row = half_split(np.arange(len(rows))[:, None], self.heads_of(name))[at // k, 0]
-        numbers = to_numbers(Packed(kind, blocks[row, at % k // weights]))
-        return numbers[torch.arange(len(at)), torch.from_numpy(at % weights)]
+        k = blocks.shape[1] * weights
+        row, column = np.divmod(np.arange(0, len(rows) * k, every), k)
+        row = half_split(np.arange(len(rows))[:, None], self.heads_of(name))[row, 0]
+        numbers = to_numbers(Packed(kind, blocks[row, column // weights]))
+        return numbers[torch.arange(len(row)), torch.from_numpy(column % weights)]
+
+    def in_blocks(self, names: Sequence[str]) -> list[bool]:
+        """Whether the C steps read the blocks of each part of a matrix."""
+        is_whole = all(len(self.tensors[name].rows) % ROWS == 0 for name in names)
+        return [is_whole and self.tensors[name].kind in BLOCK_KINDS for name in names]
+
+    def blocks(self, matrix: str) -> list[Packed | None]:
+        """The parts of a matrix (see `gguf_rows`), each in the file's blocks; None for those that C cannot read.
+
+        The pages of earlier matrices are released: without that, file and panels would be in memory at once.
+        """
+        self.release()
+        names = _tensors_of(matrix, self.head)
+        return [self.rows(name) if ours else None for name, ours in zip(names, self.in_blocks(names), strict=True)]
 
     def release(self) -> None:
         """Let the system take back the pages that were read; they are mapped again where needed."""
-        for _, rows in self.tensors.values():
-            base: Any = rows.base
-            while not isinstance(base, mmap.mmap):
-                base = base.base
-            if hasattr(base, "madvise"):  # not on Windows
-                base.madvise(mmap.MADV_DONTNEED)
-            return
+        if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            self.content._mmap.madvise(mmap.MADV_DONTNEED)
+
+
+@functools.cache
+def _tensor_names(architecture: str, layers: int) -> Any:
+    """The package's map from transformers' names."""
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+    return get_tensor_name_map(next(key for key, name in MODEL_ARCH_NAMES.items() if name == architecture), layers)
 
 
 def to_numbers(packed: Packed) -> Tensor:
@@ -153,24 +176,28 @@ def to_numbers(packed: Packed) -> Tensor:
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 
-    return torch.from_numpy(np.ascontiguousarray(dequantize(packed.rows, GGMLQuantizationType[packed.kind]), np.float32))
+    numbers = dequantize(packed.rows, GGMLQuantizationType[packed.kind])
+    return torch.from_numpy(np.array(numbers, np.float32))  # a copy: float32 would stay in the mapped file
 
 
-def _prepared(path: Path) -> Path:
-    """Config, tokenizer and index of a file, made once: transformers takes half a minute for a large vocabulary."""
+@contextlib.contextmanager
+def _prepared(path: Path) -> Iterator[Path]:
+    """A folder with config, tokenizer and index of a file, made once: a large vocabulary takes half a minute.
+
+    Raises whatever transformers and the package `gguf` raise for a file that they cannot read.
+    """
     with path.open("rb") as file:
         name = hashlib.sha256(file.read(HEADER) + str(path.stat().st_size).encode()).hexdigest()[:16]
     folder = cache_dir() / "gguf" / name
-    if (folder / INDEX).is_file():
-        return folder
-    try:
-        with new_folder(folder) as draft:
+    if not (folder / INDEX).is_file():
+        with contextlib.suppress(LoraDropError), new_folder(folder) as draft:
             _prepare(path, draft)
-    except LoraDropError:
-        if not (folder / INDEX).is_file():  # else another process has made it meanwhile
-            folder = Path(tempfile.mkdtemp(prefix="lora-drop-"))  # the cache cannot be written
-            _prepare(path, folder)
-    return folder
+    if (folder / INDEX).is_file():  # made here, or by another process meanwhile
+        yield folder
+        return
+    with temporary_folder("lora-drop-gguf-", HOUR) as folder:  # the cache cannot be written
+        _prepare(path, folder)
+        yield folder
 
 
 def _prepare(path: Path, folder: Path) -> None:
@@ -201,13 +228,12 @@ def load_gguf(
         LoraDropError: the file cannot be read, holds another architecture, or does not fit.
     """
     try:
-        with silent_transformers():
-            file = GgufFile.open(path)
-            config = AutoConfig.from_pretrained(file.folder)
+        with silent_transformers(), _prepared(path) as folder:
+            config = AutoConfig.from_pretrained(folder)
             check_architecture(config, path.name)
-            tokenizer = AutoTokenizer.from_pretrained(file.folder)
-            device, dtype = candidates[0]
-            model = None
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            file = GgufFile.open(path, folder, config)
+            (device, dtype), model = candidates[0], None
             if not with_numbers and device.type == "cpu" and library() is not None:
                 fitting(config, path.name, candidates[:1], path.stat().st_size)
                 model = without_numbers(file, config, dtype)
@@ -237,10 +263,10 @@ class BlockEmbedding(nn.Module):
         self._packed, self.weight, self.embedding_dim = packed, weight, weight.shape[1]
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Embeddings (B, T, D) of tokens (B, T), in the weight's number type."""
+        """Embeddings (B, T, D) of tokens (B, T) in float32, rounded to the weight's number type."""
         kind, rows = self._packed
         numbers = to_numbers(Packed(kind, rows[tokens.flatten().numpy()]))
-        return numbers.to(self.weight.dtype).view(*tokens.shape, -1)
+        return numbers.to(self.weight.dtype).float().view(*tokens.shape, -1)
 
 
 def without_numbers(file: GgufFile, config: Any, dtype: torch.dtype) -> PreTrainedModel | None:
@@ -249,53 +275,49 @@ def without_numbers(file: GgufFile, config: Any, dtype: torch.dtype) -> PreTrain
     Returns:
         None if its architecture or its head has to be computed from numbers.
     """
-    with init_empty_weights(include_buffers=False):
+    with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its buffers are computed
     model.tie_weights()
-    blocks, packed = blocks_in(file), set()
+    packed = set()
     for matrix in ["head", *(f"{i}.{part}" for i in range(file.layers) for part in PARTS)]:
-        names = _tensors_of(matrix, _head_of(file))
-        packed |= {name for name, part in zip(names, blocks(matrix), strict=True) if part is not None}
-    if not is_supported(model) or _head_of(file) not in packed:
+        names = _tensors_of(matrix, file.head)
+        packed.update(itertools.compress(names, file.in_blocks(names)))
+    if not is_supported(model) or file.head not in packed:
         return None
     embedding = model.get_input_embeddings()
     for name, weight in list(model.named_parameters()):
         tensor = file.named(name)
         if weight is embedding.weight or tensor in packed:
             continue
-        numbers = to_numbers(file.rows(tensor)).view(weight.shape)
-        set_module_tensor_to_device(model, name, "cpu", numbers, dtype=dtype)
-    model.set_input_embeddings(BlockEmbedding(file.tensors["token_embd.weight"], embedding.weight))
+        numbers = to_numbers(file.rows(tensor)).to(dtype).view(weight.shape)
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(numbers, requires_grad=False))
+    model.set_input_embeddings(BlockEmbedding(file.tensors[EMBEDDING], embedding.weight))
+    model.register_forward_pre_hook(refuse)
     return model
 
 
-def blocks_in(file: GgufFile) -> Callable[[str], list[Packed | None]]:
-    """A function that returns the parts of a matrix (see `gguf_rows`), each in the file's own blocks.
-
-    It returns None for a part whose blocks the C steps cannot read.
-    """
-
-    def parts(matrix: str) -> list[Packed | None]:
-        names = _tensors_of(matrix, _head_of(file))
-        readable = all(len(file.tensors[name].rows) % ROWS == 0 for name in names)
-        return [file.rows(name) if readable and file.tensors[name].kind in BLOCK_KINDS else None for name in names]
-
-    return parts
+def refuse(*_: Any) -> None:
+    """Stands in front of the modules of a model without numbers."""
+    raise LoraDropError(
+        "this model decodes from its file's blocks and has no numbers: load_model(..., with_numbers=True)."
+    )
 
 
-def own_blocks(file: GgufFile, dtype: torch.dtype) -> Blocks:
-    """`blocks_in`; a line on stderr names the kinds that are decoded as numbers, of type `dtype`."""
-    matrices = {_head_of(file), *(name for name in file.tensors if re.search(r"\.(attn|ffn)_\w+\.weight", name))}
+def own_blocks(file: GgufFile, model: PreTrainedModel) -> Blocks:
+    """`file.blocks`; a line on stderr names the kinds that are decoded as the model's numbers."""
+    matrices = [file.head, *(name for name in file.tensors if re.search(r"\.(attn|ffn)_\w+\.weight", name))]
     wrong = {
         kind
-        for name, (kind, rows) in file.tensors.items()
-        if name in matrices and rows.shape[1] > 4 and (kind not in BLOCK_KINDS or len(rows) % ROWS)
+        for kind, rows in map(file.tensors.__getitem__, matrices)
+        if rows.shape[1] > 4 and (kind not in BLOCK_KINDS or len(rows) % ROWS)  # a vector has one number a row
     }
     if wrong:
         kinds = " and ".join(sorted(wrong))
-        line = f"{file.path.name}: its {kinds} matrices are decoded as the numbers that they stand for, in "
-        print(line + f"{short_name(dtype)}.", file=sys.stderr, flush=True)
-    return blocks_in(file)
+        line = f"{file.name}: its {kinds} matrices are decoded as the numbers that they stand for, in "
+        print(line + f"{short_name(model.dtype)}.", file=sys.stderr, flush=True)
+    return file.blocks
 
 
 def find_tensors(gguf: Path) -> dict[str, list[int]]:
@@ -356,15 +378,10 @@ def gguf_rows(gguf: Path, heads: int, kv_heads: int) -> Callable[[str], list[Pac
 
     def parts(matrix: str) -> list[Packed]:
         kind = "Q8_0" if matrix == "head" else "Q4_1"
-        names = _tensors_of(matrix, "token_embd.weight")  # the head is tied
+        names = _tensors_of(matrix, EMBEDDING)  # the head is tied
         return [Packed(kind, half_split(blocks[name], interleaved.get(name.split(".")[-2]))) for name in names]
 
     return parts
-
-
-def _head_of(file: GgufFile) -> str:
-    """The tensor of the head, which may be the embedding."""
-    return "output.weight" if "output.weight" in file.tensors else "token_embd.weight"
 
 
 def _tensors_of(matrix: str, head: str) -> list[str]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lora_drop.decode.head import CODE_BYTES
@@ -35,7 +36,7 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.cost import ModelShape
 from lora_drop.models import bundled
 from lora_drop.models.download import GGUF
-from lora_drop.models.gguf import gguf_rows, load_gguf, own_blocks
+from lora_drop.models.gguf import GgufFile, gguf_rows, load_gguf, own_blocks
 from lora_drop.models.hub import (
     HUB_GGUF,
     REPAIR,
@@ -206,8 +207,7 @@ def load_model(
         where = " or ".join(dict.fromkeys(f"{place} in {short_name(kind)}" for place, kind in candidates))
         raise LoraDropError(f"{name} does not fit into the memory of {where}.") from error
     network.eval().requires_grad_(False)
-    elements = partial(elements_of, gguf=gguf)
-    revision = fingerprint(network, elements)
+    revision, samples = fingerprint(network, gguf), sketch(network, gguf)
     if gguf is not None:
         blocks = partial(own_blocks, gguf)
     blocks = blocks or blocks_of(revision)
@@ -223,7 +223,7 @@ def load_model(
         device=target,
         dtype=network.dtype,
         weights=weights,
-        sketch=sketch(network, elements),
+        sketch=samples,
     )
 
 
@@ -290,32 +290,43 @@ def usable_context(config: PreTrainedConfig) -> int:
 
 
 @torch.no_grad()
-def fingerprint(model: PreTrainedModel) -> str:
+def fingerprint(model: PreTrainedModel, gguf: GgufFile | None = None) -> str:
     """16 hex digits that identify the weights; equal for float32 and bfloat16 runs of the same weights.
 
     sha256 over name, shape and up to 1024 evenly spaced elements, as bfloat16, of each parameter in order of its name.
     `named_parameters` has a tied head once, as the embedding.
+
+    Args:
+        gguf: the file that parameters without numbers are read from.
     """
     digest = hashlib.sha256()
     for name, weight in sorted(model.named_parameters()):
-        flat = weight.reshape(-1)
-        sample = flat[:: -(-flat.numel() // SAMPLES)].to(torch.bfloat16)  # rounded up, so that the end is sampled too
         digest.update(f"{name} {tuple(weight.shape)}\n".encode())
-        digest.update(sample.view(torch.int16).cpu().numpy().astype("<i2").tobytes())
+        every = -(-weight.numel() // SAMPLES)  # rounded up, so that the end is sampled too
+        digest.update(_sample(name, weight, every, gguf))
     return digest.hexdigest()[:16]
 
 
 @torch.no_grad()
-def sketch(model: PreTrainedModel) -> str:
+def sketch(model: PreTrainedModel, gguf: GgufFile | None = None) -> str:
     """The model's type, its number of parameters, and some elements of four matrices as bfloat16: for `distance`."""
-    weights = [weight for _, weight in sorted(model.named_parameters())]
-    matrices = [weight.reshape(-1) for weight in weights if weight.dim() == 2]
+    weights = sorted(model.named_parameters())
+    matrices = [(name, weight) for name, weight in weights if weight.dim() == 2]
     samples = [
-        flat[:: max(1, flat.numel() // SKETCHED)][:SKETCHED].to(torch.bfloat16).view(torch.int16).cpu()
-        for flat in (matrices[len(matrices) * quarter // 4] for quarter in range(4))
+        _sample(name, weight, max(1, weight.numel() // SKETCHED), gguf)[: 2 * SKETCHED]
+        for name, weight in (matrices[len(matrices) * quarter // 4] for quarter in range(4))
     ]
-    values = base64.b64encode(torch.cat(samples).numpy().astype("<i2").tobytes()).decode()
-    return f"{model.config.model_type} {sum(weight.numel() for weight in weights)} {values}"
+    values = base64.b64encode(b"".join(samples)).decode()
+    return f"{model.config.model_type} {sum(weight.numel() for _, weight in weights)} {values}"
+
+
+def _sample(name: str, weight: Tensor, every: int, gguf: GgufFile | None) -> bytes:
+    """Each `every`-th element of a parameter as bfloat16."""
+    if gguf is not None and weight.is_meta:
+        elements = gguf.elements(gguf.named(name), every)
+    else:
+        elements = weight.reshape(-1)[::every]
+    return elements.to(torch.bfloat16).view(torch.int16).cpu().numpy().astype("<i2").tobytes()
 
 
 def distance(first: str, second: str) -> float:
