@@ -10,11 +10,10 @@ import contextlib
 import functools
 import hashlib
 import io
-import itertools
 import mmap
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
@@ -49,7 +48,8 @@ PARTS = {  # of each matrix of a layer
     "down": ("ffn_down",),
 }
 ROWS = 16  # of a panel; the C steps read whole panels
-_INDEX = TypeAdapter(dict[str, tuple[int, int, int]])  # of BLOCKS
+_BLOCKS = TypeAdapter(dict[str, tuple[int, int, int]])
+_INDEX = TypeAdapter(dict[str, tuple[str, int, int, int]])  # a tensor's kind, offset, rows and bytes a row
 
 
 @contextlib.contextmanager
@@ -71,13 +71,6 @@ def numbers_of(path: Path, dtype: torch.dtype, **options: Any) -> Any:
     return AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=dtype, **options)
 
 
-class _Index(BaseModel):
-    """Where a file's tensors are: by name their kind, offset, rows and bytes a row."""
-
-    architecture: str
-    tensors: dict[str, tuple[str, int, int, int]]
-
-
 @dataclass(frozen=True)
 class GgufFile:
     """A GGUF file, mapped.
@@ -85,6 +78,7 @@ class GgufFile:
     Args:
         name: the file's.
         content: its bytes.
+        architecture: as the file names it.
         layers: L.
         tensors: by name; `kind` is any that the package `gguf` knows.
         interleaved: heads of the query and of the key rows where llama.cpp has reordered them.
@@ -100,16 +94,16 @@ class GgufFile:
     @classmethod
     def open(cls, path: Path, folder: Path, config: Any) -> GgufFile:
         """Map a file, by what `_prepared` has written to a folder."""
-        index = _Index.model_validate_json((folder / INDEX).read_bytes())
         content = np.memmap(path, dtype=np.uint8, mode="r")
         tensors = {
             name: Packed(kind, content[at : at + n * size].reshape(n, size))
-            for name, (kind, at, n, size) in index.tensors.items()
+            for name, (kind, at, n, size) in _INDEX.validate_json((folder / INDEX).read_bytes()).items()
         }
         heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
-        # Only files of this architecture have the order of llama.cpp.
-        heads = heads if index.architecture == "llama" else {}
-        return cls(path.name, content, index.architecture, config.num_hidden_layers, tensors, heads)
+        architecture = "llama" if config.model_type == "mistral" else config.model_type
+        # Only files of Llama's architecture have the order of llama.cpp.
+        interleaved = heads if architecture == "llama" else {}
+        return cls(path.name, content, architecture, config.num_hidden_layers, tensors, interleaved)
 
     @property
     def head(self) -> str:
@@ -143,10 +137,15 @@ class GgufFile:
         numbers = to_numbers(Packed(kind, blocks[row, column // weights]))
         return numbers[torch.arange(len(row)), torch.from_numpy(column % weights)]
 
-    def in_blocks(self, names: Sequence[str]) -> list[bool]:
-        """Whether the C steps read the blocks of each part of a matrix."""
-        is_whole = all(len(self.tensors[name].rows) % ROWS == 0 for name in names)
-        return [is_whole and self.tensors[name].kind in BLOCK_KINDS for name in names]
+    @functools.cached_property
+    def in_blocks(self) -> dict[str, bool]:
+        """Whether the C steps read a tensor's blocks, for each part of each matrix."""
+        layers = [_tensors_of(f"{i}.{matrix}", self.head) for i in range(self.layers) for matrix in PARTS]
+        return {
+            name: self.tensors[name].kind in BLOCK_KINDS and not any(len(self.tensors[n].rows) % ROWS for n in parts)
+            for parts in ([self.head], *layers)
+            for name in parts
+        }
 
     def blocks(self, matrix: str) -> list[Packed | None]:
         """The parts of a matrix (see `gguf_rows`), each in the file's blocks; None for those that C cannot read.
@@ -154,8 +153,7 @@ class GgufFile:
         The pages of earlier matrices are released: without that, file and panels would be in memory at once.
         """
         self.release()
-        names = _tensors_of(matrix, self.head)
-        return [self.rows(name) if ours else None for name, ours in zip(names, self.in_blocks(names), strict=True)]
+        return [self.rows(name) if self.in_blocks[name] else None for name in _tensors_of(matrix, self.head)]
 
     def release(self) -> None:
         """Let the system take back the pages that were read; they are mapped again where needed."""
@@ -203,16 +201,13 @@ def _prepared(path: Path) -> Iterator[Path]:
 def _prepare(path: Path, folder: Path) -> None:
     from gguf import GGUFReader
 
-    reader = GGUFReader(str(path))
-    architecture = reader.get_field("general.architecture")
     AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name).save_pretrained(folder)
     AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name).save_pretrained(folder)
     tensors = {
         t.name: (t.tensor_type.name, int(t.data_offset), len(t.data), t.data.nbytes // len(t.data))
-        for t in reader.tensors
+        for t in GGUFReader(str(path)).tensors
     }
-    index = _Index(architecture=architecture.contents() if architecture else "", tensors=tensors)
-    (folder / INDEX).write_text(index.model_dump_json(), encoding="utf-8")
+    (folder / INDEX).write_bytes(_INDEX.dump_json(tensors))
 
 
 def load_gguf(
@@ -279,16 +274,12 @@ def without_numbers(file: GgufFile, config: Any, dtype: torch.dtype) -> PreTrain
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
     model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its buffers are computed
     model.tie_weights()
-    packed = set()
-    for matrix in ["head", *(f"{i}.{part}" for i in range(file.layers) for part in PARTS)]:
-        names = _tensors_of(matrix, file.head)
-        packed.update(itertools.compress(names, file.in_blocks(names)))
-    if not is_supported(model) or file.head not in packed:
+    if not is_supported(model) or not file.in_blocks[file.head]:
         return None
     embedding = model.get_input_embeddings()
     for name, weight in list(model.named_parameters()):
         tensor = file.named(name)
-        if weight is embedding.weight or tensor in packed:
+        if weight is embedding.weight or file.in_blocks.get(tensor):
             continue
         numbers = to_numbers(file.rows(tensor)).to(dtype).view(weight.shape)
         owner, _, leaf = name.rpartition(".")
@@ -307,13 +298,7 @@ def refuse(*_: Any) -> None:
 
 def own_blocks(file: GgufFile, model: PreTrainedModel) -> Blocks:
     """`file.blocks`; a line on stderr names the kinds that are decoded as the model's numbers."""
-    matrices = [file.head, *(name for name in file.tensors if re.search(r"\.(attn|ffn)_\w+\.weight", name))]
-    wrong = {
-        kind
-        for kind, rows in map(file.tensors.__getitem__, matrices)
-        if rows.shape[1] > 4 and (kind not in BLOCK_KINDS or len(rows) % ROWS)  # a vector has one number a row
-    }
-    if wrong:
+    if wrong := {file.tensors[name].kind for name, is_packed in file.in_blocks.items() if not is_packed}:
         kinds = " and ".join(sorted(wrong))
         line = f"{file.name}: its {kinds} matrices are decoded as the numbers that they stand for, in "
         print(line + f"{short_name(model.dtype)}.", file=sys.stderr, flush=True)
@@ -372,7 +357,7 @@ def gguf_rows(gguf: Path, heads: int, kv_heads: int) -> Callable[[str], list[Pac
         ValueError: the GGUF or `BLOCKS` is damaged.
     """
     content = np.memmap(gguf, dtype=np.uint8, mode="r")
-    index = _INDEX.validate_json(gguf.with_name(BLOCKS).read_bytes())
+    index = _BLOCKS.validate_json(gguf.with_name(BLOCKS).read_bytes())
     blocks = {name: content[at : at + n * size].reshape(n, size) for name, (at, n, size) in index.items()}
     interleaved = {"attn_q": heads, "attn_k": kv_heads}
 

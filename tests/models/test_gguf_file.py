@@ -197,9 +197,10 @@ def test_what_needs_numbers_says_so(tmp_path):
 
 
 @needs_compiler
-def test_a_file_is_parsed_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_a_file_is_parsed_once(architecture, tmp_path, monkeypatch):
     """Where the cache cannot be written it is parsed again, and all else goes on."""
-    path = write(tmp_path / "model.gguf", {"": Kind.Q4_0})
+    path = write(tmp_path / "model.gguf", {"": Kind.Q4_0}, architecture)
     first, reader = load_model(str(path), device="cpu"), gguf.GGUFReader
     monkeypatch.setattr(gguf, "GGUFReader", None)
     again = load_model(str(path), device="cpu")
