@@ -226,7 +226,7 @@ def load_gguf(
         with silent_transformers(), _prepared(path) as folder:
             config = AutoConfig.from_pretrained(folder)
             check_architecture(config, path.name)
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
             file = GgufFile.open(path, folder, config)
             (device, dtype), model = candidates[0], None
             if not with_numbers and device.type == "cpu" and library() is not None:
