@@ -11,12 +11,14 @@ import functools
 import hashlib
 import io
 import mmap
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -134,7 +136,7 @@ class GgufFile:
         k = blocks.shape[1] * weights
         row, column = np.divmod(np.arange(0, len(rows) * k, every), k)
         row = half_split(np.arange(len(rows))[:, None], self.heads_of(name))[row, 0]
-        numbers = to_numbers(Packed(kind, blocks[row, column // weights]))
+        numbers = to_numbers(Packed(kind, blocks[row, column // weights].reshape(1, -1))).view(-1, weights)
         return numbers[torch.arange(len(row)), torch.from_numpy(column % weights)]
 
     @functools.cached_property
@@ -199,13 +201,15 @@ def _prepared(path: Path) -> Iterator[Path]:
 
 
 def _prepare(path: Path, folder: Path) -> None:
-    from gguf import GGUFReader
+    import gguf
 
-    AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name).save_pretrained(folder)
+    with mock.patch.object(gguf, "GGUFReader", functools.cache(gguf.GGUFReader)):  # transformers parses at each call
+        AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name).save_pretrained(folder)
+        reader = gguf.GGUFReader(os.path.join(path.parent, path.name))
     tensors = {
         t.name: (t.tensor_type.name, int(t.data_offset), len(t.data), t.data.nbytes // len(t.data))
-        for t in GGUFReader(str(path)).tensors
+        for t in reader.tensors
     }
     (folder / INDEX).write_bytes(_INDEX.dump_json(tensors))
 

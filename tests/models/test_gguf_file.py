@@ -161,7 +161,7 @@ def test_a_file_is_in_memory_once_and_in_its_blocks(tmp_path, monkeypatch):
             inspected = inspect(loaded, trace.header, about, read_again(loaded, trace, "lora_drop", 0))
         peaks.append(seen.peak)
         drifts.append(inspected["layers"])
-    assert peaks[0] <= peaks[1]
+    assert peaks[0] < 1.1 * peaks[1]  # one matrix of numbers would be a fifth
     for ours, theirs in zip(*drifts, strict=True):
         assert ours["drift"] == pytest.approx(theirs["drift"], abs=1e-3)
         for (_, chance), (_, expected) in zip(ours["lens"], theirs["lens"], strict=True):
@@ -201,7 +201,10 @@ def test_what_needs_numbers_says_so(tmp_path):
 def test_a_file_is_parsed_once(architecture, tmp_path, monkeypatch):
     """Where the cache cannot be written it is parsed again, and all else goes on."""
     path = write(tmp_path / "model.gguf", {"": Kind.Q4_0}, architecture)
-    first, reader = load_model(str(path), device="cpu"), gguf.GGUFReader
+    reader, parsed = gguf.GGUFReader, []
+    monkeypatch.setattr(gguf, "GGUFReader", lambda name: parsed.append(name) or reader(name))
+    first = load_model(str(path), device="cpu")
+    assert parsed == [str(path)]
     monkeypatch.setattr(gguf, "GGUFReader", None)
     again = load_model(str(path), device="cpu")
     assert again.revision == first.revision and again.stop_ids == first.stop_ids
