@@ -87,7 +87,7 @@ class GgufFile:
     """
 
     name: str
-    content: np.memmap
+    content: Any  # `np.memmap`, whose type lacks `_mmap`
     architecture: str
     layers: int
     tensors: dict[str, Packed]
@@ -268,7 +268,7 @@ class BlockEmbedding(nn.Module):
         return numbers.to(self.weight.dtype).float().view(*tokens.shape, -1)
 
 
-def without_numbers(file: GgufFile, config: Any, dtype: torch.dtype) -> PreTrainedModel | None:
+def without_numbers(file: GgufFile, config: Any, dtype: torch.dtype) -> Any:
     """The model with norms, biases, and those matrices as numbers whose blocks the C steps cannot read.
 
     Returns:

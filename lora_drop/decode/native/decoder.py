@@ -133,7 +133,8 @@ class NativeDecoder(ReferenceDecoder):
         """See `ReferenceDecoder`."""
         if not self.embed.weight.is_meta:
             return super()._prefill_logits(h)
-        return self._logits(h.flatten(0, -2).contiguous()).unflatten(0, h.shape[:-1])
+        logits: Tensor = self._logits(h.flatten(0, -2).contiguous()).unflatten(0, h.shape[:-1])
+        return logits
 
     def _pending(self, h: Tensor, state: DecodeState) -> Tensor:
         """See `ReferenceDecoder`; a row of the memory that the pass runs in."""
@@ -209,7 +210,8 @@ class NativeDecoder(ReferenceDecoder):
 
     def _embedded(self, tokens: Tensor) -> Tensor:
         """Embeddings (rows, D) of tokens (1, rows); a copy, which `ld_step` overwrites."""
-        return self.embed(tokens)[0].float()
+        rows: Tensor = self.embed(tokens)[0].float()
+        return rows
 
     def _run(
         self,
