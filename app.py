@@ -2,7 +2,12 @@
 
 import sys
 
-from lora_drop.ui import main  # `import lora_drop` sets up OpenMP, and comes before the first `import torch`
+from lora_drop.errors import no_package  # `import lora_drop` sets up OpenMP, and comes before the first `import torch`
+
+try:
+    from lora_drop.ui import main
+except ModuleNotFoundError as error:
+    sys.exit(f"app.py: {no_package(error)}")
 
 if __name__ == "__main__":
     sys.exit(main())

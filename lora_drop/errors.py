@@ -105,6 +105,14 @@ def first_mistake(error: ValidationError) -> str:
     return ": ".join(filter(None, (".".join(map(str, first["loc"])), reason)))
 
 
+def no_package(error: ModuleNotFoundError) -> str:
+    """What to do about a package that this Python lacks: on most machines there is more than one Python."""
+    return (
+        f"{sys.executable} has no package {error.name}: take the Python that this program was installed for (source "
+        ".venv/bin/activate), or install it for this one."
+    )
+
+
 def first_line(error: object, most: int = 200) -> str:
     """The first line of another library's error or warning, cut; its type's name if it has no words."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:most]

@@ -120,6 +120,7 @@ def memory() -> None:
 
     import torch
 
+    from lora_drop.adapters.find import base_of
     from lora_drop.decode.static.decoder import StaticWeights
     from lora_drop.method.presets import presets_for
     from lora_drop.models.load import load_model
@@ -130,7 +131,7 @@ def memory() -> None:
     loaded = load_model("bundled", "cuda")
     held["loaded"] = torch.cuda.memory_allocated()
     for number in range(3):
-        for preset in presets_for(loaded.id).values():
+        for preset in presets_for(base_of(loaded)).values():
             list(run_lanes(loaded, Request("Why is the sky blue?", preset.config, 64)))
         gc.collect()
         held[f"round {number + 1}"] = torch.cuda.memory_allocated()

@@ -10,9 +10,9 @@ from lora_drop.paths import ASSETS
 from lora_drop.run.exports.figures.svg import Svg
 
 FILE = ASSETS / "screenshots" / "paper-readings.svg"
-WIDTH, LEFT, RIGHT, TOP, LINE = 1000, 240, 970, 150, 30  # pixels
+WIDTH, LEFT, RIGHT, TOP, LINE = 1000, 240, 970, 170, 30  # pixels
 LOW, HIGH = 1.0, 3.0  # times the full model's speed
-TINTS = ("lora-drop", "baseline", "refresh")  # of the readings
+TINTS = ("lora-drop", "baseline", "refresh", "muted")  # of the readings
 OF_K = "LLaMA2-7B"  # the model whose bounds stand beside the table over k
 
 
@@ -29,7 +29,7 @@ def readings_picture() -> str:
     for reported in paper.SPEEDS_OF_K:
         bounds = tuple(paper.bound_of(OF_K, 0.5, reported.k, reading) for reading in paper.READINGS)
         rows.append((f"table over k, p 0.5, k {reported.k}", reported.low, reported.high, bounds))
-    title = "The paper's speeds against the bound, by three readings of its settings"
+    title = "The paper's speeds against the bound, by four readings of its settings"
     svg.text(20, 34, title, 17, bold=True)
     svg.text(20, 60, f"Bar: as reported ({paper.LABEL}). Circle: the bound, from bytes read.", 13, "muted")
     for i, (reading, color) in enumerate(zip(paper.READINGS, TINTS, strict=True)):
@@ -47,15 +47,16 @@ def readings_picture() -> str:
             svg.line([(x(end), y - 9), (x(end), y + 9)], "ink", 4)
         for bound, color in zip(bounds, TINTS, strict=True):
             svg.mark(x(bound), y, "circle", color, 6, hollow=True)
-    return svg.write(bottom + 36, "The paper's speeds and the bound by three readings of its settings")
+    return svg.write(bottom + 36, "The paper's speeds and the bound by four readings of its settings")
 
 
 def table() -> str:
-    """The rows of the table in docs/method.md."""
+    """The rows of the table in docs/paper.md."""
     lines = []
     for row in paper.ROWS:
-        speeds = " | ".join(f"{speed:.2f}x" for speed in (row.speedup, *row.bounds))
-        lines.append(f"| {row.model}, p {row.drop_ratio:g} | {speeds} |")
+        pairs = zip((row.speedup, *row.bounds), (row.kv_saved, *row.kv_limits), strict=True)
+        cells = " | ".join(f"{speed:.2f}x, {share:.0%}" for speed, share in pairs)
+        lines.append(f"| {row.model}, p {row.drop_ratio:g} | {cells} |")
     return "\n".join(lines) + "\n"
 
 

@@ -17,6 +17,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=96, help="new tokens of each lane")
     tokens = parser.parse_args().tokens
 
+    from lora_drop.adapters.find import base_of
     from lora_drop.method.presets import presets_for
     from lora_drop.models.load import load_model
     from lora_drop.paths import SHIPPED_RECORDED
@@ -28,7 +29,7 @@ def main() -> None:
 
     loaded = load_model("bundled")
     choice = preset_facts(loaded)["show_me"]
-    config = presets_for(loaded.id)[choice["preset"]].config
+    config = presets_for(base_of(loaded))[choice["preset"]].config
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     SHIPPED_RECORDED.parent.mkdir(parents=True, exist_ok=True)
     with SHIPPED_RECORDED.open("w", encoding="utf-8") as file:

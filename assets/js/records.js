@@ -83,6 +83,7 @@
  * @property {number} accept
  * @property {string} head
  * @property {string} [refresh_entropy]
+ * @property {string} [refresh_position]
  * @property {boolean} corrections
  * @property {boolean} [own_repeats]
  */
@@ -148,6 +149,7 @@
  * @property {string} [refresh] `single` or `repair`
  * @property {number} [accept]
  * @property {string} [head] `full` or `screened`
+ * @property {number | null} [refresh_position] steps with a multiple of it as position are full too
  * @property {boolean} [mayBeEarly] a refresh may come early
  */
 
@@ -169,6 +171,7 @@
  * @property {string} [head]
  * @property {Partial<Extras>} [extras]
  * @property {number | null} [refresh_entropy]
+ * @property {number | null} [refresh_position]
  * @property {number} [lookup] of prompt lookup: the longest n-gram
  */
 
@@ -226,7 +229,8 @@
  * @property {number | null} tokens_per_second
  * @property {number | null} speedup
  * @property {number[] | null} speedup_interval
- * @property {number | null} layer_runs a token
+ * @property {number | null} layer_runs reads of a layer's weights, a token
+ * @property {number | null} layer_rows tokens that a layer computed, a token
  * @property {number | null} bytes a token
  * @property {number} drafts
  * @property {number | null} accepted

@@ -75,11 +75,30 @@ export const varies = (schedule) => isAdaptive(schedule) || verifies(schedule);
 /**
  * @param {Schedule} schedule
  * @param {number} step
+ * @param {number} [promptTokens] without a `refresh_position` it does not matter
  * @returns {"prefill" | "refresh" | "lora"}
  */
-export function kind(schedule, step) {
+export function kind(schedule, step, promptTokens = 0) {
   if (step === 0) return "prefill";
-  return isBaseline(schedule) || step % schedule.period === 0 ? "refresh" : "lora";
+  const every = schedule.refresh_position;
+  const byPosition = every && (promptTokens - 1 + step) % every === 0;
+  return isBaseline(schedule) || step % schedule.period === 0 || byPosition ? "refresh" : "lora";
+}
+
+/**
+ * How many decode steps up to `step` are refreshes, if none comes early.
+ *
+ * @param {Schedule} schedule
+ * @param {number} promptTokens
+ * @param {number} step
+ */
+export function refreshesOf(schedule, promptTokens, step) {
+  const byPeriod = Math.floor(step / schedule.period);
+  const every = schedule.refresh_position;
+  if (!every) return byPeriod;
+  const before = promptTokens - 1;
+  const byPosition = Math.floor((before + step) / every) - Math.floor(before / every);
+  return byPosition + (before % every ? byPeriod : 0);
 }
 
 /**
@@ -102,9 +121,8 @@ export const baseline = (numLayers) => ({ period: 1, numLayers, dropped: [], reu
  */
 export function kvLength(schedule, isDropped, promptTokens, step, refreshes, lastRefresh) {
   if (!isDropped || isBaseline(schedule)) return promptTokens + step;
-  const cycles = Math.floor(step / schedule.period);
-  if (schedule.kv === "skip") return promptTokens + (refreshes ?? cycles);
-  return promptTokens + (repairs(schedule) ? (lastRefresh ?? cycles * schedule.period) : step);
+  if (schedule.kv === "skip") return promptTokens + (refreshes ?? refreshesOf(schedule, promptTokens, step));
+  return promptTokens + (repairs(schedule) ? (lastRefresh ?? step - (step % schedule.period)) : step);
 }
 
 /**
@@ -198,7 +216,7 @@ function stepReads(shape, schedule, step, promptTokens, rank, kv) {
   const skipped = w.layers.filter((_, i) => schedule.dropped.includes(i)); // a link may name layers that do not exist
   const full = (layers) => sum(layers.map((layer) => layer.attention + layer.mlp));
   const all = w.others + full(w.layers) + (schedule.numLayers - n) * reads(false);
-  if (kind(schedule, step) !== "lora") return w.head + all + n * reads(true);
+  if (kind(schedule, step, promptTokens) !== "lora") return w.head + all + n * reads(true);
   const extras = schedule.extras ?? NO_EXTRAS;
   const isScreened = schedule.head === "screened" && extras.head_rank > 0;
   let total = all - full(skipped) + (isScreened ? screenedHead(shape, extras) : w.head);

@@ -67,22 +67,32 @@ export function scheduleOf(settings, numLayers) {
   if (threshold === undefined) {
     return "The threshold of early refreshes must be a number from 0 upwards; leave it empty for none.";
   }
-  const refused = refusedExactness(settings);
+  const every = parseThreshold(settings.refresh_position);
+  if (every === undefined || (every !== null && (every < 2 || !Number.isInteger(every)))) {
+    return "The position of refreshes must be a whole number of at least 2; leave it empty for none.";
+  }
+  const refused = refusedExactness(settings, every);
   if (refused) return refused;
   const dropped = listed ?? droppedLayers(layers[0], layers[1], ratio);
   const { reuse, part, kv, refresh, accept, head } = settings;
-  return { period, numLayers, dropped, reuse, part, kv, refresh, accept, head, mayBeEarly: threshold !== null };
+  const rules = { reuse, part, kv, refresh, accept, head, refresh_position: every };
+  return { period, numLayers, dropped, ...rules, mayBeEarly: threshold !== null };
 }
 
 /**
- * Error about `refresh`, `accept` and `own_repeats`, in the words of LoraDropConfig; empty if they fit.
+ * Error about `refresh`, `refresh_position`, `accept` and `own_repeats`, in the words of LoraDropConfig; empty if they fit.
  *
  * @param {Settings} settings
+ * @param {number | null} every the `refresh_position`
  */
-function refusedExactness({ refresh, accept, kv, period, own_repeats }) {
+function refusedExactness({ refresh, accept, kv, period, own_repeats }, every) {
   if (typeof accept !== "number" || !(accept >= 0 && accept <= 1)) return "Accept must be between 0 and 1.";
   if (refresh === "repair" && period > MAX_REPAIR) {
     return `with refresh repair the period is at most ${MAX_REPAIR}, got ${period}: shorten it, or take refresh single.`;
+  }
+  if (every && (refresh !== "single" || period % every)) {
+    const needs = `refresh_position ${every} needs refresh single and a period that is a multiple of ${every}`;
+    return `${needs}, got refresh ${refresh} and period ${period}: change these, or leave refresh_position out.`;
   }
   if (accept && !(refresh === "repair" && kv === "write")) {
     return `accept ${accept} needs exact full steps to verify by: set refresh repair and kv write, or accept 0.`;

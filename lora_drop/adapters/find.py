@@ -18,7 +18,8 @@ from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import screens_heads
 from lora_drop.paths import SHIPPED_ADAPTERS
 
-NO_SCREEN = "On a GPU the whole head is read: a screened one costs more there."
+_BASES: dict[tuple[Path, str, str], str] = {}  # by the weights
+NO_SCREEN = "On a GPU, and without kernels, the whole head is read: a screened one costs more there."
 
 
 def find_bank(
@@ -107,10 +108,16 @@ def _fitting(loaded: LoadedModel | ModelInfo) -> Iterator[tuple[float, BankConfi
 
 
 def base_of(loaded: LoadedModel | ModelInfo) -> str:
-    """The id of the model whose presets fit these weights: that of the shipped banks that do, else the model's."""
+    """The id of the model whose presets fit these weights: that of the shipped banks that do, else the model's.
+
+    It is computed once for the same weights.
+    """
+    weights = SHIPPED_ADAPTERS, loaded.revision, loaded.sketch
     with suppress(LoraDropError):  # broken banks are reported where they are used
-        bases = [(apart, config.base_model_name_or_path) for apart, config, _ in _fitting(loaded)]
-        return min(bases)[1] if bases else loaded.id
+        if weights not in _BASES:
+            bases = [(apart, config.base_model_name_or_path) for apart, config, _ in _fitting(loaded)]
+            _BASES[weights] = min(bases, default=(0.0, ""))[1]
+        return _BASES[weights] or loaded.id
     return loaded.id
 
 

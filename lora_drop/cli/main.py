@@ -32,7 +32,7 @@ from lora_drop.cli import (
     train,
 )
 from lora_drop.cli.arguments import Parser
-from lora_drop.errors import LoraDropError, is_out_of_memory
+from lora_drop.errors import LoraDropError, is_out_of_memory, no_package
 from lora_drop.runtime import VERSION, check_versions, one_line_warnings
 
 BAD_INPUT = 2
@@ -74,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, LoraDropError):
             return _end(str(error))
+        if isinstance(error, ModuleNotFoundError):
+            return _end(no_package(error))
         if is_out_of_memory(error):
             return _end("out of memory: take shorter texts, smaller batches, a smaller model or another device.")
         raise

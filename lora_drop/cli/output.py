@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+PART = 20.0  # seconds between two lines of a part that is under way
 Row = dict[str, Any]
 Column = tuple[str, ...] | Callable[[Row], str]
 
@@ -44,7 +45,8 @@ def say(text: str) -> None:
 def progress(noun: str, every: float = 0, quiet: bool = False) -> Iterator[Callable[..., None]]:
     """A callback `(done, total=None, words="")`: on a terminal's stderr a bar with the time left, or a count.
 
-    Elsewhere a line, `3 of 9 points`, or nothing without a total. The pace leaves out what the first call has done.
+    Elsewhere a line, `3 of 9 points, 02:10 left`, or nothing without a total. `done` may have a fraction, for what is
+    under way. The pace leaves out what the first call has done.
 
     Args:
         every: elsewhere, seconds between two lines at least; the last one always comes.
@@ -53,21 +55,26 @@ def progress(noun: str, every: float = 0, quiet: bool = False) -> Iterator[Calla
     from tqdm import tqdm
 
     on_terminal, due = sys.stderr.isatty(), 0.0
-    form = {"bar_format": f"{{n_fmt}} {noun}", "smoothing": 0, "leave": False, "dynamic_ncols": True}
+    began: tuple[float, float] | None = None  # when, and with how much done
+    form = {"bar_format": f"{{n_fmt}} {noun}", "smoothing": 0, "miniters": 0, "leave": False, "dynamic_ncols": True}
     with tqdm(disable=quiet or not on_terminal, **form) as bar:
 
-        def show(done: int, total: int | None = None, words: str = "") -> None:
-            nonlocal due
+        def show(done: float, total: int | None = None, words: str = "") -> None:
+            nonlocal due, began
+            count, is_part, now = f"{int(done)} of {total} {noun}", done > int(done), time.monotonic()
             if on_terminal:
                 if bar.total != total:
                     bar.reset(total)
                     bar.initial = bar.n = done
-                    bar.bar_format = f"{{n_fmt}} of {{total_fmt}} {noun} |{{bar}}| {{remaining}} left{{postfix}}"
-                bar.set_postfix_str(words, refresh=total is not None)
+                if total is not None:
+                    bar.bar_format = f"{count} |{{bar}}| {{remaining}} left{{postfix}}"
+                bar.set_postfix_str(words, refresh=total is not None and not is_part)
                 bar.update(done - bar.n)
-            elif total and not quiet and (time.monotonic() >= due or done == total):
-                due = time.monotonic() + every
-                say(f"{done} of {total} {noun}{words and ', '}{words}")
+            elif total and not quiet and (now >= due + PART * is_part or done == total):
+                due, began = now + every, began or (now, done)
+                left = (now - began[0]) * (total - done) / max(done - began[1], 1e-9)
+                time_left = f"{tqdm.format_interval(left)} left" if left >= 1 else ""
+                say(", ".join(filter(None, (count, words, time_left))))
 
         yield show
 

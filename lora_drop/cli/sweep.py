@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lora_drop.cli.arguments import Commands, add_command, data_source, load, read_data
 from lora_drop.cli.output import Column, Row, cell, note, print_result, print_table, progress, say, spread
@@ -65,34 +65,41 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command `sweep`."""
+    axes = _axes(args, args.model)
+    pairs = read_data(args)
+    order = read_layer_order(args.drop_order)
+    from lora_drop.adapters.find import base_of
+    from lora_drop.evaluation.sweep import grid, in_order, sweep
+    from lora_drop.run.results.files import SWEEP
+
+    grid(*axes)  # a mistake in the options is reported at once
+    with SWEEP.writing(args.out), progress("answers", 30) as answered, progress("points") as show:
+        loaded = load(args)
+        configs = grid(*_axes(args, base_of(loaded)))
+        if order:
+            configs = in_order(configs, order, loaded.num_layers)
+        try:
+            source = data_source(args)
+            result = sweep(loaded, configs, pairs, source, args.out, args.context_tokens, show, answered)
+        except KeyboardInterrupt:
+            say("stopped: the same command goes on, with the texts that the point under way has not read.")
+            raise
+    note(*result["notes"])
+    print_result(args, result, lambda: print_table(result["rows"], COLUMNS))
+
+
+def _axes(args: argparse.Namespace, model: str) -> tuple[Any, ...]:
+    """What `grid` takes; `model` decides what a preset is."""
     if args.drop_layers is not None:
         raise LoraDropError("a sweep chooses the layers by --drop-ratios, within --layers; not by --drop-layers.")
     lists = {name: getattr(args, name) for name in ("reuse", "part", "adapters")}
     # A list is no value of a config: the base has the defaults in these three.
-    base = config_from(vars(args) | dict.fromkeys(lists), args.model)
-    rules = {
-        name: [getattr(base, name)] if text is None else [part.strip() for part in text.split(",")]
+    base = config_from(vars(args) | dict.fromkeys(lists), model)
+    rules = [
+        [getattr(base, name)] if text is None else [part.strip() for part in text.split(",")]
         for name, text in lists.items()
-    }
-    ratios = _axis(args, "drop_ratio", float, "0.25,0.5,0.75")
-    periods = _axis(args, "period", int, "2,4,8")
-    pairs = read_data(args)
-    order = read_layer_order(args.drop_order)
-    from lora_drop.evaluation.sweep import grid, in_order, sweep
-    from lora_drop.run.results.files import SWEEP
-
-    configs = grid(base, ratios, periods, rules["reuse"], rules["part"], rules["adapters"])
-    with SWEEP.writing(args.out), progress("points") as show:
-        loaded = load(args)
-        if order:
-            configs = in_order(configs, order, loaded.num_layers)
-        try:
-            result = sweep(loaded, configs, pairs, data_source(args), args.out, args.context_tokens, show)
-        except KeyboardInterrupt:
-            say("stopped: the point that was being measured is lost; the same command measures it and the rest.")
-            raise
-    note(*result["notes"])
-    print_result(args, result, lambda: print_table(result["rows"], COLUMNS))
+    ]
+    return base, _axis(args, "drop_ratio", float, "0.25,0.5,0.75"), _axis(args, "period", int, "2,4,8"), *rules
 
 
 def run_figures(args: argparse.Namespace) -> None:

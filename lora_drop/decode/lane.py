@@ -255,7 +255,9 @@ class Lane:
         """Count the drafts that the full model accepts: those before the first one that it rejects.
 
         It accepts a draft that equals its choice. With `accept` below 1 it also accepts a draft that it rates at least
-        `accept` times as likely as its likeliest token; with `own_repeats` not if that draft repeats a 2-gram.
+        `accept` times as likely as its likeliest token; with `own_repeats` not if that draft repeats a 2-gram. These
+        probabilities are the model's own, at temperature 1 and before top-p, whatever the sampling, so that the regret
+        of such a draft is at most ln(1 / `accept`).
 
         Args:
             output: of the pass over the drafts, row r of its logits in the place of draft r.

@@ -135,6 +135,7 @@ class ReferenceDecoder:
             anchor = rules.anchor_of(schedule.reuse, prompt.states[i], f)
             state.anchors[i] = None if anchor is None else anchor.clone()  # a view would keep all layers' states alive
         state.kv, state.position = prompt.kv.clone(), prompt.tokens.shape[1]
+        state.refresher.prompt_tokens = state.position
         logits = prompt.logits.clone()
         state.refresher.end(logits)
         return DecoderOutput(logits, entropy=state.refresher.entropy)

@@ -1,7 +1,7 @@
 """Which decode steps are full, in free-running and teacher-forced decoding.
 
-A fixed schedule refreshes every `period` steps. An adaptive one also refreshes early, when the entropy of the last
-logits reaches a threshold. `period` is the longest gap then.
+A fixed schedule refreshes every `period` steps, and at multiples of its `refresh_position`. An adaptive one also
+refreshes early, when the entropy of the last logits reaches a threshold. `period` is the longest gap then.
 
 A decoder asks `begin` whether its step is full, and passes the logits to `end`. With a fixed schedule `end` does
 nothing, and nothing waits for the device.
@@ -28,6 +28,7 @@ class Refresher:
         last_refresh: number of the last full step.
         refreshes: full decode steps so far.
         entropy: nats, of the last logits; None with a fixed schedule.
+        prompt_tokens: length of the prompt.
     """
 
     schedule: Schedule
@@ -37,12 +38,15 @@ class Refresher:
     last_refresh: int = 0
     refreshes: int = 0
     entropy: float | None = None
+    prompt_tokens: int = 0
 
     def begin(self) -> bool:
         """Begin the next decode step; return True if it is full."""
         self.step += 1
         schedule = self.schedule
         due = schedule.is_baseline or bool(schedule.lookup) or self.step - self.last_refresh >= schedule.period
+        if schedule.refresh_position:
+            due = schedule.kind(self.step, self.prompt_tokens) == "refresh"
         due = due and not schedule.prunes
         self.trigger = "entropy" if not due and schedule.is_unsure(self.entropy) else None
         full = due or self.trigger is not None

@@ -1,7 +1,7 @@
 """Measure a grid over drop ratio, period, rule, part and adapters: quality, speed, bound and K/V of each point.
 
 A sweep is a folder with `sweep.json`, all of it, and `sweep.csv`, its rows. The rows also hold a text that each point
-writes.
+writes. While a point is measured, `scores.jsonl` holds the scores of its texts: a stopped sweep goes on with the next.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import csv
 import io
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lora_drop.errors import LoraDropError
+from lora_drop.evaluation.measure.metrics import Memo
 from lora_drop.evaluation.measure.point import (
     SPEED_TOKENS,
     Point,
@@ -22,6 +24,8 @@ from lora_drop.evaluation.measure.point import (
     describe_data,
     describe_prompts,
     measure,
+    sha256_of,
+    within,
 )
 from lora_drop.evaluation.measure.texts import own_answers
 from lora_drop.method.config import LoraDropConfig, default_range
@@ -32,11 +36,12 @@ from lora_drop.models.load import LoadedModel
 from lora_drop.run.request import Request
 from lora_drop.run.results.files import CSV_NAME, SWEEP
 from lora_drop.run.results.prompts import HELD_OUT, SAMPLE_PROMPTS
-from lora_drop.run.results.store import Content, Row, Store, whole_setting
+from lora_drop.run.results.store import SAME, Content, Lines, Row, Shape, Store, whole_setting
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import BASELINE, LORA_DROP
 from lora_drop.run.trace.trace import Trace, gather
 
+SCORES = "scores.jsonl"
 OWN_PROMPTS = HELD_OUT[:6]  # few: a grid has many points
 SAMPLE_PROMPT = SAMPLE_PROMPTS[0]
 SAMPLE_SETTINGS: dict[str, Any] = {"max_new_tokens": 96, "temperature": 0.0, "seed": 0}
@@ -118,7 +123,8 @@ def sweep(
     source: dict[str, Any],
     folder: Path,
     context_tokens: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[float, int], None] = lambda done, total: None,
+    answered: Callable[[int, int], None] = lambda done, total: None,
 ) -> Content:
     """Measure every point that the folder does not hold yet, and write the files after each.
 
@@ -129,7 +135,9 @@ def sweep(
     Args:
         configs: see `grid`; they differ in `AXES` only.
         source: where `pairs` come from, for the record: file, fields, limit.
-        progress: called with the points done and all of them, first with those already there.
+        progress: called with the points done and all of them, first with those already there; within a point with a
+            fraction.
+        answered: called with the full model's answers and all of them.
 
     Returns:
         The content of `sweep.json`. Its rows are flat, as in the CSV; its `sample` has the prompt of the rows' samples
@@ -147,15 +155,47 @@ def sweep(
     measured = {(key_of(row), row.get("adapters_fingerprint")) for row in store.rows}
     missing = [point for point in points if (key_of(point.setting), point.fingerprint) not in measured]
     progress(len(points) - len(missing), len(points))
-    answers = own_answers(loaded, OWN_PROMPTS) if missing else None
-    if missing and "sample" not in content:
+    if not missing:
+        return content
+    answers = own_answers(loaded, OWN_PROMPTS, None, lambda count: answered(count, len(OWN_PROMPTS)))
+    same = [answers.sha256, *(content.get(name) for name in SAME)]
+    if "sample" not in content:
         content["sample"] = {"prompt": SAMPLE_PROMPT, "text": sample_trace(loaded, SAMPLE_PROMPT).text(BASELINE)}
-    for done, point in enumerate(missing, start=len(points) - len(missing) + 1):
-        row = measure(loaded, point, pairs, context_tokens, answers, free=True)
+    for done, point in enumerate(missing, start=len(points) - len(missing)):
+        key = sha256_of([*same, key_of(point.setting), point.fingerprint])
+        row = measure(
+            *(loaded, point, pairs, context_tokens, answers, True),
+            progress=within(progress, done, len(points)),
+            memo=partial(_memo, Lines(folder / SCORES, _Scores), key),
+        )
         row["sample"] = sample_trace(loaded, SAMPLE_PROMPT, point.config).text(LORA_DROP)
         store.write(with_row(store.rows, row))
-        progress(done, len(points))
+        (folder / SCORES).unlink(missing_ok=True)
+        progress(done + 1, len(points))
     return content
+
+
+class _Scores(Shape):
+    text: list[str | int]
+    scores: dict[str, Any]
+
+
+def _memo(file: Lines, *about: str) -> Memo:
+    """The scores of texts: those in a file, and those that are computed, which are appended to it.
+
+    Args:
+        about: a hash of all that the scores depend on, and the kind of the texts.
+    """
+
+    def memo(number: int, compute: Callable[[], Row]) -> Row:
+        text = [*about, number]
+        if (before := next((row for row in file.records if row["text"] == text), None)) is None:
+            before = {"text": text, "scores": compute()}
+            file.append(before)
+        scores: Row = before["scores"]
+        return scores
+
+    return memo
 
 
 def sample_trace(loaded: LoadedModel, prompt: str, config: LoraDropConfig | None = None) -> Trace:

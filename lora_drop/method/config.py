@@ -113,6 +113,17 @@ class LoraDropConfig:
         metavar="NATS",
         words="refresh at entropy {}",
     )
+    refresh_position: int | None = setting(
+        None,
+        "run a full step also at each token whose position in the text, counted from 0, is a multiple of N, as the "
+        "paper's published code does (N 4, period 8)",
+        between=(2, MAX_PERIOD),
+        label="Refresh at every N-th position",
+        info="More full steps, where the prompt's length puts them.",
+        row="refresh",
+        metavar="N",
+        words="full step at every {}th position",
+    )
     refresh: Refresh = setting(
         "single",
         "tokens of a full step: the current one (single), or in one pass all since the last full step (repair)",
@@ -165,6 +176,12 @@ class LoraDropConfig:
             raise LoraDropError(
                 f"with refresh repair the period is at most {MAX_REPAIR}, got {self.period}: shorten it, or take "
                 "refresh single."
+            )
+        every = self.refresh_position
+        if every and (self.refresh != "single" or self.period % every):
+            raise LoraDropError(
+                f"refresh_position {every} needs refresh single and a period that is a multiple of {every}, got "
+                f"refresh {self.refresh} and period {self.period}: change these, or leave refresh_position out."
             )
         if self.accept and (self.refresh, self.kv) != ("repair", "write"):
             raise LoraDropError(

@@ -167,7 +167,7 @@ def step_bytes(
         last_refresh: the last of these; None: as in the fixed schedule.
     """
     if lora is None:
-        lora = schedule.kind(step) == "lora"
+        lora = schedule.kind(step, prompt_tokens) == "lora"
     read = weight_cost(shape, schedule, lora, corrections)
     if kv:
         read += _kv_cost(shape, schedule, lora, prompt_tokens, step, refreshes, last_refresh)
@@ -225,7 +225,7 @@ def speed_bound(
 
     Args:
         steps: decode steps of the run; None: one whole period, weights only.
-        prompt_tokens: P, the K/V entries before the first step.
+        prompt_tokens: P, the K/V entries before the first step; a `refresh_position` counts from them.
         refreshes: the decode steps that were refreshes; None: the fixed schedule's. Of an adaptive schedule these are
             the longest gaps, so no run of it can gain more.
 
@@ -234,13 +234,14 @@ def speed_bound(
     """
     if steps is None:
         whole = step_bytes(shape, baseline_schedule(shape.num_layers), 1, 0, 1, kv=False)
-        lora = step_bytes(shape, schedule, 1, 0, 1, corrections, kv=False)
-        return schedule.period * whole / ((schedule.period - 1) * lora + whole)
+        lora = step_bytes(shape, schedule, 1, 0, 1, corrections, kv=False, lora=True)
+        full = schedule.refreshes(prompt_tokens, schedule.period)
+        return schedule.period * whole / ((schedule.period - full) * lora + full * whole)
     full_steps = None if refreshes is None else set(refreshes)
     read = BytesRead(shape, schedule, prompt_tokens, corrections)
     for step in range(1, steps + 1):
         early: StepKind = "refresh" if full_steps and step in full_steps else "lora"
-        read.step(step, schedule.kind(step) if full_steps is None else early)
+        read.step(step, schedule.kind(step, prompt_tokens) if full_steps is None else early)
     return read.bound or 1.0
 
 

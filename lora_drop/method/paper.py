@@ -1,15 +1,16 @@
 """The paper's figures (LoRA-Drop, arXiv 2601.02569), as data. They appear beside our measurements, never as ours.
 
 The table is second-hand, from a summary of the paper: other models, trained adapters of rank 16, accuracy averaged
-over tasks. The summary does not say what "ratio" and "k" count, so the bound of a row depends on how they are read
-(`READINGS`). No tensors, so that figures can use it.
+over tasks. The summary does not say what "ratio" and "k" count, so the bound of a row and its K/V depend on how they
+are read (`READINGS`). The published code was read itself (github.com/hosseinbv/LoRA-Drop at 573412c): docs/paper.md.
+No tensors, so that figures can use it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.config import default_range
 from lora_drop.method.cost import Corrections, ModelShape, kv_saved, speed_bound
 from lora_drop.method.schedule import Schedule, dropped_layers
 
@@ -52,12 +53,6 @@ class PaperRow:
         return round(self.accuracy - self.accuracy_full, 1)
 
     @property
-    def schedule(self) -> Schedule:
-        """The row's schedule on its model, with the paper's rule and range."""
-        config = LoraDropConfig(period=self.period, drop_ratio=self.drop_ratio, reuse="state")
-        return config.schedule_for(SHAPES[self.model].num_layers)
-
-    @property
     def bound(self) -> float:
         """The bound by the first reading, which this program's settings follow."""
         return self.bounds[0]
@@ -68,9 +63,11 @@ class PaperRow:
         return tuple(bound_of(self.model, self.drop_ratio, self.k, reading) for reading in READINGS)
 
     @property
-    def kv_limit(self) -> float:
-        """Share of KV bytes saved by the exact formula, without a prompt: the most of any run of whole periods."""
-        return kv_saved(SHAPES[self.model], self.schedule, prompt_tokens=0, steps=self.period)
+    def kv_limits(self) -> tuple[float, ...]:
+        """By each of `READINGS` the share of KV bytes that the exact formula saves, without a prompt: the most of any
+        run of whole periods."""
+        schedules = (reading.schedule(self.model, self.drop_ratio, self.k) for reading in READINGS)
+        return tuple(kv_saved(SHAPES[self.model], schedule, 0, schedule.period) for schedule in schedules)
 
 
 # Sizes of the published models; a test compares them with `models/random_weights.py`.
@@ -100,30 +97,47 @@ class Reading:
         label: in words.
         is_of_all: p is a share of all layers; else of those that the paper lets be skipped, 3 to L - 2.
         cycles: full steps come every `cycles` (k + 1) steps.
+        by_position: steps whose token's position is a multiple of k + 1 are full too.
     """
 
     label: str
     is_of_all: bool
     cycles: int
+    by_position: bool = False
+
+    def schedule(self, model: str, drop_ratio: float, k: int) -> Schedule:
+        """The schedule of a setting of the paper on a model."""
+        layers, period = SHAPES[model].num_layers, self.cycles * (k + 1)
+        low, high = (0, layers - 1) if self.is_of_all else default_range(layers)
+        position = k + 1 if self.by_position else None
+        return Schedule(period, layers, dropped_layers(low, high, drop_ratio), "state", refresh_position=position)
 
 
-# The third is what the reference code does at inference: of its cycle of four steps every other full step is left out.
+# The published code at k 3 takes a LoRA step where `gen % 8 != 0` and `position % 4 != 0`. The last reading has its
+# schedule: of 16 tokens 6 are full, for three prompts in four; for the others, of 4n + 1 tokens, 4 are, as by the
+# second. The third is what it does only for a caller that passes `lora_drop_active=True`.
 READINGS = (
     Reading("p of layers 3 to L-2, a full step every k + 1", False, 1),
     Reading("p of all layers, a full step every k + 1", True, 1),
     Reading("p of all layers, a full step every 2 (k + 1)", True, 2),
+    Reading("the same, and at positions that k + 1 divides (the published code)", True, 2, by_position=True),
 )
 
 
 def bound_of(model: str, drop_ratio: float, k: int, reading: Reading) -> float:
     """The bound of a setting of the paper on a model's shape, by a reading; weights only: see `cost.speed_bound`."""
-    shape, period = SHAPES[model], reading.cycles * (k + 1)
-    if reading.is_of_all:
-        schedule = Schedule(period, shape.num_layers, dropped_layers(0, shape.num_layers - 1, drop_ratio), "state")
-    else:
-        config = LoraDropConfig(period=period, drop_ratio=drop_ratio, reuse="state")
-        schedule = config.schedule_for(shape.num_layers)
-    return speed_bound(shape, schedule, corrections=Corrections(RANK))
+    schedule = reading.schedule(model, drop_ratio, k)
+    return speed_bound(SHAPES[model], schedule, corrections=Corrections(RANK))
+
+
+def within_words() -> str:
+    """How many of the table's rows lie within the bound and the KV formula, by each reading."""
+    parts = []
+    for at, reading in enumerate(READINGS):
+        speeds = sum(row.speedup <= row.bounds[at] for row in ROWS)
+        savings = sum(row.kv_saved <= row.kv_limits[at] for row in ROWS)
+        parts.append(f"{reading.label}: {speeds} by speed, {savings} by K/V")
+    return f"Rows of {len(ROWS)} that lie within what is computed here. {'; '.join(parts)}."
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ class Preset:
 
 EXACT: dict[str, Any] = {"refresh": "repair", "kv": "write"}  # exact full steps, which verifying needs
 # The full model, with the screened head at the steps between full ones.
-SCREENED_HEAD: dict[str, Any] = {"drop_layers": (), "head": "screened", "refresh_entropy": None}
+SCREENED_HEAD: dict[str, Any] = {"drop_layers": (), "head": "screened"}
+SCREENED_HEAD |= {"refresh_entropy": None, "refresh_position": None}
 
 PRESETS = {
     preset.name: preset

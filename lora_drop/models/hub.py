@@ -16,10 +16,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging
 
 from lora_drop.errors import LoraDropError
+from lora_drop.models.download import POLL
 from lora_drop.models.place import Place, fitting, on_zero_gpu
 from lora_drop.paths import bytes_on_disk
 
-POLL = 0.5  # seconds between two looks at a download
 DOWNLOAD = (
     "import sys; from huggingface_hub import snapshot_download as get; get(sys.argv[1], allow_patterns=sys.argv[2:])"
 )

@@ -2,6 +2,7 @@
 
 load_model()                        the bundled SmolLM2-135M-Instruct
 load_model("Qwen/Qwen2.5-0.5B")     the Hub (safetensors only; code from the repository is never run)
+load_model("qwen2.5-coder-1.5b")    a larger one by name, see `named.NAMED`
 load_model("./my-model")            a folder that `save_pretrained` wrote
 load_model("./model.gguf")          a GGUF file of llama.cpp; of the Hub: "OWNER/NAME/FILE.gguf"
 load_model("random:tiny-llama")     tiny random weights with a byte tokenizer, for tests
@@ -47,6 +48,7 @@ from lora_drop.models.hub import (
     hub_gguf,
     locate,
 )
+from lora_drop.models.named import NAMED, fetch_named, fetch_shown
 from lora_drop.models.place import on_zero_gpu, places, short_name
 from lora_drop.models.random_weights import random_model
 from lora_drop.paths import cache_dir
@@ -157,6 +159,9 @@ def fetch(
     if name in ("bundled", BUNDLED_ID):
         bundled.ensure()
         return
+    if name in NAMED:
+        yield from fetch_named(NAMED[name], should_stop)
+        return
     local = False
     if not HUB_GGUF.fullmatch(name):
         source, name, local = locate(name)
@@ -175,8 +180,8 @@ def load_model(
     """Load a model by name.
 
     Args:
-        model: `bundled`, `random:SHAPE`, a local folder or GGUF file, a Hub id, or a GGUF file of the Hub as
-            OWNER/NAME/FILE.gguf (a folder or file of that name comes first).
+        model: `bundled`, a name of `NAMED`, `random:SHAPE`, a local folder or GGUF file, a Hub id, or a GGUF file of
+            the Hub as OWNER/NAME/FILE.gguf (a folder or file of that name comes first).
         device: `auto` (see `places`), `cpu`, `cuda` or `cuda:N`.
         dtype: `auto` (bfloat16 on CUDA and on processors that compute it in hardware), `float32` or `bfloat16`.
         with_numbers: give each matrix its numbers, for training and for transformers' own `generate`. The matrices of
@@ -196,8 +201,11 @@ def load_model(
             name, blocks = BUNDLED_ID, bundled_blocks
             folder = str(bundled.ensure(verify=True))  # a wrong byte would silently be a wrong number
             network, tokenizer, target = from_pretrained_files(folder, name, candidates, local=True)
-        elif is_gguf(name) or HUB_GGUF.fullmatch(name):
-            file = Path(name).expanduser() if is_gguf(name) else hub_gguf(name)
+        elif name in NAMED or is_gguf(name) or HUB_GGUF.fullmatch(name):
+            if name in NAMED:
+                file = fetch_shown(NAMED[name])
+            else:
+                file = Path(name).expanduser() if is_gguf(name) else hub_gguf(name)
             network, tokenizer, target, gguf = load_gguf(file, candidates, with_numbers or not is_auto)
             name = file.name if is_gguf(name) else name
         else:

@@ -14,6 +14,7 @@ import psutil
 import torch
 from transformers import PreTrainedConfig
 
+from lora_drop.decode.native.loader import library
 from lora_drop.errors import LoraDropError, first_line
 from lora_drop.method.cost import ModelShape
 from lora_drop.runtime import waiting
@@ -32,8 +33,8 @@ def on_zero_gpu() -> bool:
 
 
 def screens_heads(device: torch.device) -> bool:
-    """Whether a screened head gains anything: on a GPU it costs more than the whole head, which reads faster there."""
-    return device.type == "cpu" and not on_zero_gpu()
+    """Whether a screened head gains anything: on a GPU, and by torch on a CPU, it costs more than the whole head."""
+    return device.type == "cpu" and library() is not None and not on_zero_gpu()
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

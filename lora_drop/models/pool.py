@@ -15,10 +15,12 @@ import torch
 
 from lora_drop.errors import LoraDropError
 from lora_drop.models.load import BUNDLED_ID, LoadedModel, ModelInfo, load_model
+from lora_drop.models.named import NAMED, checked_file
 
 # The menu's default; the last two are gated on the Hub.
 PRESET_MODELS = (
     "bundled",
+    *NAMED,
     "HuggingFaceTB/SmolLM2-360M-Instruct",
     "HuggingFaceTB/SmolLM2-1.7B-Instruct",
     "Qwen/Qwen2.5-0.5B-Instruct",
@@ -39,11 +41,11 @@ def allowed_models(public: bool) -> tuple[str, ...]:
     """The names that visitors can choose from, besides the model that the app starts with.
 
     `LORA_DROP_MODELS` lists them with commas; the word `presets` means `PRESET_MODELS`. Unset, a private page offers
-    those, and a public one nothing: there every visitor would fetch models at the owner's cost.
+    those, and a public one what its owner has fetched by name: other models every visitor would fetch at their cost.
     """
     text = os.environ.get("LORA_DROP_MODELS")
     if text is None:
-        return () if public else PRESET_MODELS
+        return tuple(name for name in NAMED if checked_file(NAMED[name])) if public else PRESET_MODELS
     names = [name.strip() for name in text.split(",") if name.strip()]
     return tuple(n for name in names for n in (PRESET_MODELS if name == PRESETS_WORD else (name,)))
 

@@ -87,7 +87,7 @@ def _check_steps(loaded: LoadedModel, schedule: Schedule, steps: list[StepRecord
     for step in steps[1:]:
         gap = gap + 1 if step.kind in DRAFTS else 0
         is_free = schedule.is_adaptive or schedule.verifies  # its full steps depend on the text
-        fits = step.kind == "refresh" or gap if is_free else step.kind == schedule.kind(step.step)
+        fits = step.kind == "refresh" or gap if is_free else step.kind == schedule.kind(step.step, prompt_tokens)
         if not fits or gap >= schedule.period:
             raise LoraDropError(f"step {step.step} is not what this lane's schedule says: it cannot be read again.")
     if any(step.token_id >= loaded.shape.vocab_size for step in steps):

@@ -58,7 +58,7 @@ def self_generate(
     count: int,
     path: Path,
     sampling: Sampling = USUAL,
-    progress: Callable[[int, int], None] = lambda done, tokens: None,
+    progress: Callable[[float, int], None] = lambda done, tokens: None,
 ) -> int:
     """Answer `count` seed prompts with the full model and append each to `path` as a line, batch by batch.
 
@@ -69,7 +69,8 @@ def self_generate(
     Args:
         loaded: from `load_model`; the text depends on its number type and kind of device too, so the file names them.
         count: records of the finished file. A higher count extends an existing file.
-        progress: called with (records in the file, reply tokens written by this call), first before any work.
+        progress: called with (records in the file, reply tokens written by this call), first before any work;
+            within a batch the records have a fraction, as if each reply were as long as one may be.
 
     Returns:
         Records in the file.
@@ -101,13 +102,18 @@ def self_generate(
             f"the longest prompt and a reply of {sampling.max_new_tokens} tokens are {longest}, more than the model's "
             f"context of {loaded.context}: train on --data alone, or take another model."
         )
+
+    def within(done: int, tokens: int, each: float) -> Callable[[int], None]:
+        return lambda length: progress(done + length * each, tokens)
+
     # Written before the first reply, so that a bad path is an error at once. A line cut short goes only now.
     _append(path, [] if whole else [_line(header)], len(whole), done)
     tokens, size = 0, sampling.batch_size
     progress(done, tokens)
     for start in range(done - done % size, count, size):
         batch = encoded[start : start + size]
-        replies = generate_batch(loaded, batch, sampling, start // size)
+        each = (start + len(batch) - done) / (sampling.max_new_tokens + 1)  # records of the batch, a token
+        replies = generate_batch(loaded, batch, sampling, start // size, within(done, tokens, each))
         lines = []
         for n in range(done, start + len(batch)):  # a batch may be there in part
             reply = replies[n - start]
@@ -257,13 +263,18 @@ def _other_model(path: Path, header: dict[str, Any], loaded: LoadedModel) -> str
 
 
 def generate_batch(
-    loaded: LoadedModel, prompts: list[list[int]], sampling: Sampling, number: int = 0
+    loaded: LoadedModel,
+    prompts: list[list[int]],
+    sampling: Sampling,
+    number: int = 0,
+    after_token: Callable[[int], None] = lambda length: None,
 ) -> list[list[int]]:
     """Run transformers' `generate` on a batch; return the new tokens of each prompt, with the end token if reached.
 
     Args:
         prompts: token ids, of any lengths.
         number: the batch's; it draws from (seed, number). torch's generators are restored afterwards.
+        after_token: called with the tokens that the longest reply has so far.
 
     Raises:
         LoraDropError: the batch does not fit into the device's memory.
@@ -287,10 +298,16 @@ def generate_batch(
         no_repeat_ngram_size=0,
     )
     model: Any = loaded.model  # Any: PreTrainedModel's type has no `generate`
+
+    def criterion(ids: Tensor, scores: Any, **more: Any) -> bool:
+        after_token(ids.shape[1] - longest)
+        return False
+
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(_batch_seed(sampling.seed, number))
         try:
-            out = model.generate(ids, attention_mask=mask, generation_config=config)  # (B, longest + new)
+            # (B, longest + new)
+            out = model.generate(ids, attention_mask=mask, generation_config=config, stopping_criteria=[criterion])
         except torch.OutOfMemoryError as error:
             raise LoraDropError(
                 f"a batch of {len(prompts)} replies does not fit into the memory of {loaded.device}: take another "

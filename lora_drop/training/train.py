@@ -44,7 +44,7 @@ def train(
     Args:
         tell: called with a line about the memory and one about the time, before the first step.
         progress: called in the main process with `texts`, `batches of the regression`, then `steps`: the block's
-            callback gets their number so far.
+            callback gets their number so far, of texts with a fraction.
 
     Returns:
         `{"adapters": `job.out`, "steps", "evaluation", "estimate": {"memory", "seconds"}}`; None in all processes of

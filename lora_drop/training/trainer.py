@@ -26,21 +26,24 @@ from torch import Tensor
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.card import dropped_in
 from lora_drop.adapters.find import base_of
-from lora_drop.errors import LoraDropError
+from lora_drop.errors import LoraDropError, one_line
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel
+from lora_drop.paths import write_files
 from lora_drop.training.checkpoint import read_state, write_checkpoint
 from lora_drop.training.distill import Text, distillation, evaluated_cases, figures
 from lora_drop.training.draw import ANY_RATIO, PERIODS, RATIOS, Draw, draw
 from lora_drop.training.fit import Batch, Scales, fit, measure
 from lora_drop.training.parts import bank_of, continued, parameters_of, screened_head
+from lora_drop.training.picture import PICTURE, loss_picture
 from lora_drop.training.settings import TrainJob, TrainSettings, reproduce, run_settings
 from lora_drop.training.student import Layout
 
-Progress = Callable[[int, int, str], None]  # what is done, all there is to do, and words
+Progress = Callable[[float, int, str], None]  # what is done, all there is to do, and words
 LOG = "train_log.jsonl"
 HELD_OUT = 0.02  # share of the windows that is not trained on
 EVALUATED = 8  # windows of each evaluation
+FORMER = {"kv": "skip", "refresh": "single", "head_rank": 0}  # defaults when checkpoints did not name these settings
 
 
 def _reported(batches: list[Batch], progress: Progress) -> Iterator[Batch]:
@@ -301,6 +304,8 @@ class Trainer:
                     )
                 if last or self.step % checkpoint_every == 0:
                     self.save(evaluation)
+                    with one_line(f"cannot write {PICTURE}"):
+                        write_files({self.out / PICTURE: loss_picture((self.out / LOG).read_text(encoding="utf-8"))})
         for tracker in self.accelerator.trackers:
             tracker.finish()
         return evaluation or self.evaluate()
@@ -392,7 +397,8 @@ class Trainer:
         if state["revision"] != self.loaded.revision:
             raise LoraDropError(f"the checkpoint in {self.out.name} is of another model.")
         mine = dataclasses.asdict(self.settings)
-        its = dataclasses.asdict(TrainSettings()) | state["settings"]  # an older checkpoint lacks newer settings
+        # An older checkpoint lacks newer settings.
+        its = dataclasses.asdict(TrainSettings()) | FORMER | state["settings"]
         constant = None not in (mine["decay"], its.get("decay"))  # then the steps so far do not depend on the end
         free = ("max_tokens", "decay") if constant else ()
         if differs := [name for name, value in its.items() if mine.get(name) != value and name not in free]:

@@ -154,12 +154,17 @@ class Api:
 def _run(calls: Callbacks, prompt: str, visitor: gr.Request | None, options: dict[str, Any]) -> Any:
     """The records of a call's run; options that it does not have are at their defaults."""
     model = calls.pool.check(options["model"])
-    base = base_of(calls.pool.info(model)) if calls.pool.is_known(model) else model
     run = {
         setting.name: setting.read(options[setting.name]) for setting in settings_of(RUN) if setting.name in options
     }
-    request = Request(prompt=prompt, config=_config(options, base, calls.settings), **run)
-    return calls.run(request, model=model, session=session_of(visitor))
+    # A mistake is reported before a model is loaded; the presets are those of its weights.
+    request = Request(prompt=prompt, config=_config(options, model, calls.settings), **run)
+    return calls.run(
+        request,
+        model=model,
+        session=session_of(visitor),
+        config_of=lambda loaded: _config(options, base_of(loaded), calls.settings),
+    )
 
 
 @contextmanager

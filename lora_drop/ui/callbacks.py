@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -125,11 +126,13 @@ class Callbacks:
         stop: zero.Stop | None = None,
         model: str | None = None,
         session: str | None = None,
+        config_of: Callable[[LoadedModel], LoraDropConfig] | None = None,
     ) -> Generator[Record, None, None]:
         """Run a request on a model of the pool, by default the first; on ZeroGPU in another process.
 
         Args:
             session: the visitor's, whose cached prompts it may use.
+            config_of: the request's settings for the model, which may have to be loaded first.
 
         Raises:
             LoraDropError: before the first record, if the request is over the limits or does not fit the model.
@@ -138,6 +141,7 @@ class Callbacks:
         self.limits.check(request.system, None)
         clock = self.limits.clock(stop)
         with self.pool.lend(model, clock.is_set) as loaded:
+            request = dataclasses.replace(request, config=config_of(loaded)) if config_of else request
             sets_up = loaded.device.type == "cuda"  # before the first token; then its time begins
             if sets_up:
                 clock.restart(SECONDS)

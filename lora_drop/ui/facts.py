@@ -13,6 +13,7 @@ from lora_drop.method.config import default_range
 from lora_drop.method.presets import COMPARISONS, Preset, presets_for
 from lora_drop.method.quality import CRITERION
 from lora_drop.models.load import LoadedModel, ModelInfo
+from lora_drop.models.named import NAMED, checked_file
 from lora_drop.models.place import describe_device, free_memory, screens_heads
 from lora_drop.models.pool import ModelPool
 from lora_drop.paths import CHECKOUT, SHIPPED_SWEEPS
@@ -170,7 +171,9 @@ def _about(pool: ModelPool, label: str, first: ModelInfo, room: float | None) ->
     info = pool.info(label) if pool.is_known(label) else None
     params = info.shape.params if info else parameters(label)
     size = "size unknown"
-    if params is not None:
+    if info is None and label in NAMED:
+        size = f"{NAMED[label].size_words}, {'here' if checked_file(NAMED[label]) else 'fetched when chosen'}"
+    elif params is not None:
         taken = params * first.dtype.itemsize
         size = f"about {taken / 1e9:.1f} GB"
         if info is None and room is not None:

@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 
 from lora_drop.method.fields import SCHEDULE
+from lora_drop.models.named import NAMED, checked_file
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.exports.colors import css_variables
 from lora_drop.run.exports.scripts import PLOTLY, RUN_STYLES, TAB_STYLES
@@ -150,6 +151,10 @@ def launch(
     if block:
         mode = "public" if policy.public else "private"
         print(f"LoRA-Drop Studio is ready ({mode}): {public_url or url}", flush=True)
+        for model in NAMED.values():
+            if model.name in calls.pool.labels and not checked_file(model):
+                get = f"`lora-drop fetch {model.name}` ({model.size_words}), or the page's Model menu"
+                print(f"A larger model, {model.label}: {get}", flush=True)
         _serve_until_ended(demo, queue)
     return url
 

@@ -73,8 +73,9 @@ def run(args: argparse.Namespace) -> None:
     axes, order = _axes(args), read_layer_order(args.drop_order)
     before = PRESETS_FILE.read(args.before)["rows"] if args.before else []
     source = {"file": args.data.name if args.data else "held-out prompts", "limit": args.limit}
-    with SEARCH.writing(args.out), progress("settings") as show:
-        state = search(load(args), base, axes, limits, prompts, source, args.out, order, args.context_tokens, show)
+    with SEARCH.writing(args.out), progress("answers", 30) as answered, progress("settings") as show:
+        places = args.out, order, args.context_tokens, show, answered
+        state = search(load(args), base, axes, limits, prompts, source, *places)
         presets = [row | {"loss": loss_of(row)} for row in before]
         write_files({args.out / "frontier.svg": frontier_figure(state.figures() | {"before": presets})})
     note(*state.content["notes"])

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lora_drop.adapters.find import base_of
 from lora_drop.cli.arguments import Parser, load
 from lora_drop.cli.output import progress
 from lora_drop.evaluation.measure.point import Point, check_point, circumstances
@@ -48,7 +49,7 @@ def sample_presets(
         LoraDropError: see `measure_presets`.
     """
     store = Store(SAMPLES, folder, SAMPLES.begin(circumstances(loaded), settings=SAMPLE_SETTINGS), _markdown)
-    presets = presets_for(loaded.id)
+    presets = presets_for(base_of(loaded))
     points = {name: check_point(loaded, preset.config, SAMPLE_PROMPTS[0]) for name, preset in presets.items()}
     lanes: dict[str, Point | None] = {BASELINE: None, **points}
     samples = {

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lora_drop.adapters.find import base_of
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.bench import head_only
 from lora_drop.evaluation.measure.point import (
@@ -21,11 +22,12 @@ from lora_drop.evaluation.measure.point import (
     circumstances,
     describe_data,
     measure,
+    within,
 )
 from lora_drop.evaluation.measure.texts import Answers, own_answers
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.method.frontier import frontier
-from lora_drop.method.presets import BUNDLED_ORDER, EXACT
+from lora_drop.method.presets import BUNDLED_ORDER, EXACT, is_bundled
 from lora_drop.method.schedule import dropped_layers
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.report.speed import BY_CHANCE
@@ -138,7 +140,8 @@ def search(
     folder: Path,
     order: Sequence[int] = (),
     context_tokens: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[float, int], None] = lambda done, total: None,
+    answered: Callable[[int, int], None] = lambda done, total: None,
 ) -> Search:
     """Measure candidates, the one with the highest bound first, and leave out those that cannot be the fastest.
 
@@ -149,7 +152,8 @@ def search(
         base: settings that all candidates share.
         source: where the prompts come from, for the record.
         order: layers, the cheapest to skip first; empty is the bundled model's order, or else evenly spaced layers.
-        progress: called with the candidates done and all of them.
+        progress: called with the candidates done and all of them; within a candidate with a fraction.
+        answered: called with the full model's answers and all of them.
 
     Raises:
         LoraDropError: a setting or a bank does not fit the model; the full model answers nothing that can be scored;
@@ -165,8 +169,10 @@ def search(
             if _is_beaten(point, state.recommended):
                 store.content["left_out"].append({"config": point.config.differences(), "bound": point.bound})
                 continue
-            answers = answers or _answers(loaded, prompts, context_tokens)
-            figures = measure(loaded, point, [], context_tokens, answers, point.config.accept > 0, prompts[:TIMED])
+            answers = answers or _answers(loaded, prompts, context_tokens, answered)
+            asked = answers, point.config.accept > 0, prompts[:TIMED]
+            show = within(progress, done, len(points))
+            figures = measure(loaded, point, [], context_tokens, *asked, progress=show)
             if figures["speedup"] is None:
                 raise LoraDropError("too noisy to time a setting: start again when the machine is idle; it goes on.")
             row = point.key | figures
@@ -186,8 +192,13 @@ def _is_beaten(point: Point, fastest: Row | None) -> bool:
     return bool(point.config.drop_layers and fastest and point.bound * BY_CHANCE < credible_speed(fastest))
 
 
-def _answers(loaded: LoadedModel, prompts: Sequence[str], context_tokens: int | None) -> Answers:
-    answers = own_answers(loaded, prompts, context_tokens)
+def _answers(
+    loaded: LoadedModel,
+    prompts: Sequence[str],
+    context_tokens: int | None,
+    answered: Callable[[int, int], None],
+) -> Answers:
+    answers = own_answers(loaded, prompts, context_tokens, lambda count: answered(count, len(prompts)))
     if not answers.texts().pairs:
         raise LoraDropError(
             "every answer of the full model is empty or goes in circles, so nothing can be scored: take other prompts."
@@ -251,7 +262,7 @@ def _layers(
         LoraDropError: a count is larger than the layers to choose from.
     """
     low, high = base.layers or default_range(loaded.num_layers)
-    if not order and base.layers is None and loaded.id.partition(":")[0] == "bundled":
+    if not order and base.layers is None and is_bundled(base_of(loaded)):
         order = BUNDLED_ORDER
     span = high - low + 1
     most = len(order) or span

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from lora_drop.adapters.find import base_of
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import default_range
 from lora_drop.method.fields import SCHEDULE
@@ -156,7 +157,7 @@ def make_cases(loaded: LoadedModel, long: int, other: LoadedModel | None = None)
 
 
 def make_case(loaded: LoadedModel, name: str, options: dict[str, Any]) -> Case:
-    config = config_from({key: options.get(key) for key in OPTIONS}, loaded.id)
+    config = config_from({key: options.get(key) for key in OPTIONS}, base_of(loaded))
     rest = {key: value for key, value in options.items() if key not in (*OPTIONS, "model")}
     request = Request(config=config, **rest)
     layers = list(config.layers or default_range(loaded.num_layers))

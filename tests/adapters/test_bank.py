@@ -110,9 +110,12 @@ def test_without_corrections_only_the_head_is_left(tiny, bank, tmp_path):
     assert on(tiny, "none", corrections=False) == (None, [])
 
 
-def test_on_a_gpu_no_head_is_screened(tiny, bank, tmp_path, monkeypatch):
+def test_on_a_gpu_and_without_kernels_no_head_is_screened(tiny, bank, tmp_path, monkeypatch):
     """Named or under a preset: a note; and no figure has such a head."""
     assert [place.screens_heads(torch.device(name)) for name in ("cpu", "cuda")] == [True, False]
+    with monkeypatch.context() as patch:
+        patch.setattr(place, "library", lambda: None)
+        assert not place.screens_heads(torch.device("cpu")), "torch would unpack all of it at each LoRA step"
     monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path)
     bank.save(tmp_path / "bank")
     config = LoraDropConfig(period=3, layers=(1, 4), head="screened", **EXACT)
@@ -218,6 +221,8 @@ def test_a_bank_fits_weights_within_rounding_and_so_do_its_presets(tiny, bank, t
     assert (taken is not None, find.base_of(model)) == ((True, "bundled:tiny") if fits else (False, "mine"))
     assert ("trained on the weights of bundled:tiny" if fits else "no trained adapters are shipped") in notes[0]
     assert find.base_of(tiny) == "bundled:tiny" and on(tiny, "auto")[1] == []
+    monkeypatch.setattr(find, "_fitting", None)
+    assert find.base_of(tiny) == "bundled:tiny", "computed once for the same weights"
 
 
 @pytest.mark.parametrize("broken", ["", "llama", "llama 3 !", "llama 3 AAAA", "qwen2 9 "])
@@ -233,14 +238,17 @@ def test_save_pretrained_is_save(bank, tmp_path):
 
 @pytest.mark.full
 def test_the_same_weights_write_the_same_text_from_anywhere():
-    texts = {}
+    texts, prompt = {}, "The sky is blue because"
     for name in ("bundled", str(bundled.ensure()), str(bundled.ensure() / GGUF.name)):
         loaded = load_model(name)
         # Plain: the GGUF has no chat template.
-        trace = lora_drop.show("The sky is blue because", model=loaded, max_new_tokens=32, plain=True)
-        texts[name] = loaded.decoder_name, trace.header.main["config"], trace.text("lora_drop")
+        trace = lora_drop.show(prompt, model=loaded, max_new_tokens=32, plain=True)
+        texts[name] = loaded.decoder_name, trace.header.main["config"], trace.token_ids("lora_drop")
     network = AutoModelForCausalLM.from_pretrained(bundled.ensure(), dtype=load_model("bundled").dtype)
     info, _ = external.prepare(network)
     assert find.base_of(info) == BUNDLED_ID
     first, *others = texts.values()
     assert others == [first, first]
+    ids = loaded.tokenizer(prompt, return_tensors="pt").input_ids
+    called = network.generate(ids, custom_generate=lora_drop.generate, lora_drop="balanced", max_new_tokens=32)
+    assert called[0, ids.shape[1] :].tolist() == first[-1]

@@ -58,6 +58,7 @@ def test_show_me_runs_the_default_preset_in_three_lanes_and_never_overwrites_a_s
     for lane in ("baseline", "lora_drop", "third"):
         expect(page.get_by_test_id(f"answer-{lane}")).to_be_visible()
     set_number(page, "ld-period", 5)
+    set_number(page, "ld-max-new-tokens", 12)
     expect(page.get_by_test_id("run")).to_have_text("Run")
     expect(page.get_by_test_id("show-me")).to_have_count(0)
     run_to_end(page)

@@ -219,11 +219,13 @@ def test_the_papers_table_is_the_papers_and_says_so(server, open_page):
     open_method(page)
     assert "the paper's figures" in page.inner_text(".ld-paper-label")
     assert "second-hand" in page.inner_text(".ld-paper-label")
+    assert paper.within_words() in page.inner_text(".ld-paper-label")
     rows = page.locator(".ld-paper tbody tr")
     assert rows.count() == len(paper.ROWS)
     for line, row in zip(rows.all(), paper.ROWS, strict=True):
         texts = line.locator("th, td").all_inner_texts()
         bounds = " / ".join(f"{bound:.2f}×" for bound in row.bounds)
         assert texts[0] == row.model and texts[5:7] == [f"{row.speedup:.2f}×", bounds]
+        assert texts[8].split(" / ") == [f"{limit:.0%}" for limit in row.kv_limits]
         assert texts[4] == f"{row.accuracy_change:+.1f}".replace("-", "−")
     assert page.locator(".ld-method a[href='https://arxiv.org/abs/2601.02569']").count() == 1

@@ -62,8 +62,9 @@ def choose(page: Page, model: str) -> None:
 
 
 def run_once(menu: Server, page: Page) -> str:
-    """Press Run and wait for the end; returns the id of the model that ran."""
+    """Press Run and wait for the end of a short answer; returns the id of the model that ran."""
     wait_still(page)  # the controls follow the new model
+    set_number(page, "ld-max-new-tokens", 12)
     press_run(page)
     wait_done(page)
     return menu.runs[-1][0].model["id"]
@@ -97,9 +98,6 @@ def test_another_model_shows_runs_and_comes_back(menu, open_page):
 
 def test_two_visitors_have_each_their_model(menu, open_page):
     pages = [open_page(menu.url) for _ in range(2)]
-    for page in pages:
-        open_advanced(page)
-        set_number(page, "ld-max-new-tokens", 12)
     choose(pages[1], DEEP)
     is_ready(pages[1], DEEP)
     for _ in range(2):

@@ -247,7 +247,7 @@ def test_the_forecast_is_that_of_the_nearest_measured_setting(shipped, open_page
 def test_a_third_lane_changes_exactly_one_setting_and_says_which(shipped, open_page):
     page = open_page(shipped.url)
     open_advanced(page)
-    set_number(page, "ld-max-new-tokens", 24)
+    set_number(page, "ld-max-new-tokens", 10)
     page.check("#ld-ignore-eos input")
     button = {name: page.locator(f"[data-compare='{name}']") for name in ("", *COMPARISONS)}
     expect(button["corrections-off"]).to_have_attribute("aria-pressed", "true")  # what the page opens on

@@ -14,7 +14,7 @@ from lora_drop.models.pool import ModelPool
 from lora_drop.run.exports.colors import COLORS
 from lora_drop.run.results.safe_zone import PROMPT, answer_of
 from lora_drop.ui.safe_zone import callbacks as safe_zone
-from tests.support.page import HOSTILE, requests_of, set_text, wait_still, wait_until
+from tests.support.page import HOSTILE, requests_of, set_number, set_text, wait_still, wait_until
 from tests.support.server import Server, deep_model, serve
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
@@ -166,6 +166,7 @@ def test_the_map_answers_and_its_names_stay_texts(stored, open_page):
 def test_a_cell_sets_the_sliders_and_runs(stored, open_page, by):
     stored.runs.clear()
     page = open_page(stored.url)
+    set_number(page, "ld-max-new-tokens", 12)
     open_zone(page)
     chosen = page.locator(".ld-map-cell[data-ratio='0.25'][data-period='8']")
     chosen.click() if by == "mouse" else chosen.press("Enter")
@@ -179,6 +180,7 @@ def test_a_cell_sets_the_sliders_and_runs(stored, open_page, by):
 
 def test_exact_layers_and_an_unmeasured_cell_run_too(stored, open_page):
     page = open_page(stored.url)
+    set_number(page, "ld-max-new-tokens", 12)
     open_zone(page)
     page.click("#ld-zone-choice input")
     page.get_by_role("option", name="accept 0.1").click()
@@ -203,6 +205,7 @@ def test_exact_layers_and_an_unmeasured_cell_run_too(stored, open_page):
 def test_the_dial_shows_each_stop_and_runs_it(stored, open_page):
     stored.runs.clear()
     page = open_page(stored.url)
+    set_number(page, "ld-max-new-tokens", 12)
     open_zone(page)
     dial = page.get_by_test_id("break-it")
     assert page.inner_text(".ld-dial-label") == "Never skip"

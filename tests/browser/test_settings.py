@@ -19,6 +19,7 @@ from lora_drop.method.cost import (
     speed_bound,
 )
 from lora_drop.method.schedule import Schedule, dropped_layers
+from lora_drop.run.request import prompt_ids_of
 from tests.support.page import (
     open_advanced,
     requests_of,
@@ -120,14 +121,17 @@ def _random_case(rng: random.Random) -> tuple[dict, dict, dict]:
     lo = rng.randint(1, layers - 1)
     hi = rng.randint(lo, layers - 1)
     ratio = rng.choice([0, 0.25, 0.5, 0.75, 1, round(rng.random(), 2)])
+    period, refresh = rng.randint(1, 16), rng.choice(["single", "repair"])
+    divisors = [every for every in range(2, period + 1) if period % every == 0]
     schedule = Schedule(
-        rng.randint(1, 16),
+        period,
         layers,
         dropped_layers(lo, hi, ratio),
         rng.choice(["state", "anchor", "residual", "skip"]),
         rng.choice(["block", "attention"]),
         rng.choice(["skip", "write"]),
-        refresh=rng.choice(["single", "repair"]),
+        refresh_position=rng.choice([None, *divisors]) if refresh == "single" else None,
+        refresh=refresh,
         head=rng.choice(["full", "screened"]),
     )
     case = {
@@ -164,7 +168,8 @@ def test_the_javascript_computes_what_python_does(server, open_page):
                 kv: S.kvBytes(shape, schedule, c.prompt, steps, 2),
                 saved: S.kvSaved(shape, schedule, c.prompt, steps),
                 verified: S.verifiedBound(1.5, s.period + 1, S.acceptedShare(c.chance, s.period)),
-                kinds: Array.from({ length: 20 }, (_, i) => S.kind(schedule, i)),
+                kinds: Array.from({ length: 20 }, (_, i) => S.kind(schedule, i, c.prompt)),
+                refreshes: Array.from({ length: 20 }, (_, i) => S.refreshesOf(schedule, c.prompt, i)),
                 early: Array.from({ length: 39 }, (_, i) => {
                     const refreshes = c.happened.filter((step) => step <= i + 1).length;
                     const lastRefresh = c.happened.findLast((step) => step <= i + 1) ?? 0;
@@ -188,7 +193,8 @@ def test_the_javascript_computes_what_python_does(server, open_page):
         assert got["verified"] == pytest.approx(
             1.5 * (1 + accepted * schedule.period) / (schedule.period + 1), rel=1e-12
         )
-        assert got["kinds"] == [schedule.kind(step) for step in range(20)]
+        assert got["kinds"] == [schedule.kind(step, case["prompt"]) for step in range(20)]
+        assert got["refreshes"] == [schedule.refreshes(case["prompt"], step) for step in range(20)]
         happened = case["happened"]
         for step, held in enumerate(got["early"], start=1):
             now = {"refreshes": sum(s <= step for s in happened)}
@@ -229,6 +235,29 @@ def test_what_the_config_refuses_the_strip_says_in_its_words(server, open_page):
     page.check("#ld-kv input[value=write]")
     set_number(page, "ld-accept", 0.25)
     expect(note).to_contain_text("Rejected drafts")
+
+
+def test_refreshes_by_position_follow_the_prompts_length(server, open_page):
+    page = open_page(server.url)
+    open_advanced(page)
+    set_range(page, 1, 4)
+    set_number(page, "ld-drop-ratio", 1)
+    set_number(page, "ld-period", 3)
+    set_text(page, "ld-refresh-position", 2)
+    with pytest.raises(LoraDropError) as refused:
+        LoraDropConfig(period=3, refresh_position=2)
+    expect(page.locator(".ld-whatif-note")).to_have_text(str(refused.value))
+    set_number(page, "ld-period", 8)
+    set_text(page, "ld-refresh-position", 4)
+    refreshes = page.locator(".ld-whatif [data-figure='refreshes']")
+    schedule, counts = LoraDropConfig(8, (1, 4), 1.0, refresh_position=4).schedule_for(6), set()
+    for prompt in ("Hi", "Hi!", "Hi!!", "Hi!!!"):
+        page.fill("#ld-prompt textarea", prompt)
+        tokens = len(prompt_ids_of(server.loaded, prompt, {}))
+        page.wait_for_function(f"window.LoraDrop.store.state.promptTokens === {tokens}")
+        expect(refreshes).to_have_text(f"{schedule.refreshes(tokens, 8)} in 8")
+        counts.add(refreshes.inner_text())
+    assert counts == {"2 in 8", "3 in 8"}
 
 
 def test_moving_the_range_or_the_ratio_takes_the_place_of_exact_layers(server, open_page):

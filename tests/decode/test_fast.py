@@ -16,7 +16,18 @@ from lora_drop.method.schedule import KV_RULES, PARTS, REFRESHES, REUSE_RULES, S
 from lora_drop.models import bundled as bundled_files
 from lora_drop.models.download import GGUF
 from lora_drop.models.gguf import gguf_rows
-from tests.support.decoding import FAST, PROMPT, TARGET, decoder_of, logits_of, needs_compiler, outputs_of
+from tests.support.decoding import (
+    DECODERS,
+    FAST,
+    PROMPT,
+    TARGET,
+    decoder_of,
+    logits_of,
+    needs_compiler,
+    outputs_of,
+    random_bank,
+)
+from tests.support.naive import naive_logits
 from tests.support.parts import full_bank
 
 
@@ -71,6 +82,23 @@ def test_adaptive_refreshes_are_the_references(tiny, kind):
             kinds.append((state.refresher.kind, state.refresher.trigger))
     half = len(kinds) // 2
     assert kinds[:half] == kinds[half:] and {trigger for _, trigger in kinds} == {None, "entropy"}
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("length", range(1, 6))
+@pytest.mark.parametrize("known", [True, False])
+def test_full_steps_by_position_follow_the_formula(tiny, kind, length, known):
+    """The schedule of the paper's published code, on prompts of any length modulo 4, with buffers reserved or not."""
+    prompt, target = PROMPT[:length], TARGET * 7
+    schedule = Schedule(8, tiny.num_layers, (1, 2, 3), "anchor", refresh_position=4)
+    bank = random_bank(tiny, "anchor")
+    full = {gen for gen in range(1, len(target) + 1) if gen % 8 == 0 or (length - 1 + gen) % 4 == 0}
+    sizes = {"tokens": length + len(target)} if known else {}
+    ours, state = logits_of(decoder_of(tiny.model, kind), schedule, bank, prompt, target, **sizes)
+    expected = naive_logits(tiny.model, prompt + target, length, schedule, bank, full)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=2e-4)
+    assert state.refresher.refreshes == len(full) == schedule.refreshes(length, len(target))
+    assert state.kv.lengths[2] == length + len(full) == schedule.kv_length(2, length, len(target))
 
 
 @pytest.mark.products

@@ -290,6 +290,15 @@ def test_accept_is_a_ratio_of_probabilities(accept, logit, accepted):
     assert one.drafts == 3 + (2 if accepted == 1 else 0), "after a rewind two drafts more"
 
 
+@pytest.mark.parametrize(("accept", "tokens"), [(0.5, [1, 2, 15, 4, 5]), (0.51, COUNT[:5])])
+def test_accept_compares_at_temperature_1_whatever_the_sampling(accept, tokens):
+    """Half as likely in the model's own probabilities; as sampled, e^-14 as likely and outside the nucleus."""
+    decoder = Scripted(COUNT, [*COUNT[:2], 15, *COUNT[3:]], near={PROMPT + 2: 15})
+    one = lane(decoder, verifying(accept), count=5, sampling=Sampling(temperature=0.05, top_p=0.9))
+    list(one)
+    assert one.tokens == tokens
+
+
 def test_the_decoders_own_choice_and_entropy_are_taken():
     """Of several rows those of the last."""
 

@@ -52,6 +52,17 @@ def built(tmp_path_factory, quick_builds):
     return path
 
 
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
+def test_another_python_loads_what_this_one_has_built(built, version):
+    """A cache outlives its venv: the file holds nothing of Python."""
+    python = shutil.which(f"python{version}")
+    if python is None or subprocess.run([python, "--version"]).returncode:  # pyenv's stand-in for one that is off
+        pytest.skip("not installed")
+    load = "import ctypes, sys; print(ctypes.CDLL(sys.argv[1]).ld_abi())"
+    done = subprocess.run([python, "-c", load, built], capture_output=True, text=True)
+    assert done.stdout.strip() == str(structs.ABI), done.stderr
+
+
 def test_it_is_built_once(built):
     before = built.stat()
     assert build(find_compiler(), built.parent) is not None

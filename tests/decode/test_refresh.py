@@ -13,12 +13,14 @@ from lora_drop.decode import refresh
 from lora_drop.decode.lane import Lane
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.decode.sampling import Sampling
+from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure import metrics
 from lora_drop.evaluation.measure.texts import Texts
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes, speed_bound
 from lora_drop.method.schedule import KV_RULES, PARTS, REUSE_RULES, Schedule
 from lora_drop.models.tokens import encode_prompt
+from lora_drop.run.inspect import recorded_lane
 from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import BASELINE, LORA_DROP
@@ -166,6 +168,28 @@ def test_the_logits_are_the_formulas(tiny, reuse, part, kv):
     written = [len(PROMPT) + (len(full) if kv == "skip" and i in (2, 3, 4) else 39) for i in range(6)]
     assert state.kv.lengths == written
     assert state.kv.nbytes == kv_bytes(tiny.shape, schedule, len(PROMPT), 39, 4, refreshes=len(full))
+
+
+@pytest.mark.parametrize("extra", range(4))
+def test_a_run_by_position_is_told_as_it_happened(tiny, extra):
+    """Steps, audits, K/V, bound and the reading again of a run, on prompts of each length modulo 4."""
+    config = LoraDropConfig(period=8, drop_layers=(1, 2, 3), reuse="anchor", refresh_position=4)
+    trace = gather(run(tiny, Request("Hello" + "!" * extra, config, 34, ignore_eos=True)))
+    prompt, schedule = trace.header.prompt_tokens, config.schedule_for(tiny.num_layers)
+    full = [gen for gen in range(1, 34) if gen % 8 == 0 or (prompt - 1 + gen) % 4 == 0]
+    steps = trace.steps[LORA_DROP]
+    assert [step.step for step in steps if step.kind == "refresh"] == full
+    assert {step.trigger for step in steps} == {None}
+    assert [audit.kind for audit in trace.quality[LORA_DROP].values()] == kinds(steps)
+    for step in steps:
+        assert step.kv_bytes == kv_bytes(tiny.shape, schedule, prompt, step.step, 4)
+    assert trace.summary.bound == pytest.approx(speed_bound(tiny.shape, schedule, 33, prompt), abs=1e-4)
+    assert trace.summary.lanes[LORA_DROP]["refreshes"] == len(full)
+    assert recorded_lane(tiny, trace, LORA_DROP).schedule == schedule
+    wrong = dataclasses.replace(steps[full[0]], kind="lora")
+    trace.steps[LORA_DROP][full[0]] = wrong
+    with pytest.raises(LoraDropError, match=f"step {full[0]} is not what this lane's schedule says"):
+        recorded_lane(tiny, trace, LORA_DROP)
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ def test_quality_and_choices_are_those_of_step_by_step_decoding(bench, tiny):
     schedule = CONFIG.schedule_for(tiny.num_layers)
     prompt = encode_prompt(tiny.tokenizer, example["prompt"], chat=False)
     for k, choice in enumerate(example["choices"]):
-        ids = encode_text(tiny.tokenizer, choice)
+        ids = encode_text(tiny.tokenizer, f" {choice}")
         logs = both_log_probs(tiny.model, prompt, ids, schedule)
         for lane, of_lane in zip(("baseline", "lora_drop"), logs, strict=True):
             total = float(of_lane[range(len(ids)), ids].sum())

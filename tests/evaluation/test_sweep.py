@@ -9,8 +9,9 @@ from lora_drop.adapters import find
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.cli.main import main
 from lora_drop.evaluation import sweep as module
-from lora_drop.evaluation.measure import texts
+from lora_drop.evaluation.measure import metrics, texts
 from lora_drop.evaluation.sweep import key_of
+from lora_drop.method.presets import presets_for
 from lora_drop.run.results.prompts import HELD_OUT
 
 ARGS = ["--prompt-field", "q", "--target-field", "a", "--model", "random:tiny-llama", "--dtype", "float32"]
@@ -102,6 +103,13 @@ def test_rules_parts_and_adapters_are_axes(data, banks, tmp_path, capsys):
         assert row["ms_baseline"] > 0 and (row["ms_lora"] is None) == (row["period"] == 1)
 
 
+def test_a_preset_is_that_of_the_weights(data, banks, tmp_path, capsys):
+    banks("ours", base_model="bundled:tiny")
+    grid = ["--preset", "fast", "--drop-ratios", "0.5", "--periods", "2"]
+    result, _ = swept(capsys, data, tmp_path / "out", *grid)
+    assert [row["accept"] for row in result["rows"]] == [presets_for("bundled:tiny")["fast"].config.accept] != [0]
+
+
 def test_a_killed_sweep_keeps_its_points_and_goes_on(data, banks, tmp_path, capsys, monkeypatch):
     grid, out = ["--drop-ratios", "0.5", "--periods", "2,3,4"], tmp_path / "out"
     real, measured = module.measure, []
@@ -120,15 +128,41 @@ def test_a_killed_sweep_keeps_its_points_and_goes_on(data, banks, tmp_path, caps
     assert main(["sweep", "--data", str(data), *ARGS, "--out", str(out), *grid]) == 130
     kept = json.loads((out / "sweep.json").read_text())["rows"]
     assert [row["period"] for row in kept] == [2, 3] and len((out / "sweep.csv").read_text().splitlines()) == 3
-    assert "the point that was being measured is lost" in capsys.readouterr().err
+    assert "the same command goes on" in capsys.readouterr().err
 
     measure_at_most(9)
     result, err = swept(capsys, data, out, *grid)
-    assert measured == [4] and result["rows"][:2] == kept and err.startswith("2 of 3 points\n3 of 3 points")
+    assert measured == [4] and result["rows"][:2] == kept
+    assert [line for line in err.splitlines() if "points" in line][:2] == ["2 of 3 points", "3 of 3 points"]
     banks("ours", alpha=1.0)  # trained further, under the same name
     result, _ = swept(capsys, data, out, *grid)
     assert measured == [4, 2, 3, 4] and len(result["rows"]) == 3
     assert sorted(path.name for path in out.iterdir()) == ["sweep.csv", "sweep.json"]
+
+
+def test_a_sweep_stopped_in_its_first_point_goes_on_with_the_next_text(data, tmp_path, capsys, monkeypatch):
+    grid, read = ["--drop-ratios", "0.5", "--periods", "2", "--adapters", "none"], []
+    real, stop = metrics.decode_target, 2  # the data's text and an answer
+
+    def decode_target(decoder, schedule, bank, prompt_ids, target_ids, after_step):
+        if len(read) == stop:
+            raise KeyboardInterrupt
+        read.append(target_ids)
+        return real(decoder, schedule, bank, prompt_ids, target_ids, after_step)
+
+    monkeypatch.setattr(metrics, "decode_target", decode_target)
+    assert main(["sweep", "--data", str(data), *ARGS, "--out", str(tmp_path / "out"), *grid]) == 130
+    first, stop = list(read), None
+    read.clear()
+    result, _ = swept(capsys, data, tmp_path / "out", *grid)
+    rest = list(read)
+    read.clear()
+    whole, _ = swept(capsys, data, tmp_path / "whole", *grid)
+    assert len(first) == 2 and rest and first + rest == read
+    [ours], [theirs] = (content["rows"] for content in (result, whole))
+    scores = [name for name in theirs if "nll" in name or "kl" in name or "agreement" in name]
+    assert len(scores) > 20 and {name: ours[name] for name in scores} == {name: theirs[name] for name in scores}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["sweep.csv", "sweep.json"]
 
 
 def test_a_folder_holds_one_sweep(data, tmp_path, capsys):

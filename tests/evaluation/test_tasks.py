@@ -46,6 +46,18 @@ def test_every_task_is_read_and_its_gold_text_is_right(task_data):
         assert len({doc["id"] for doc in docs}) == len(docs)
 
 
+@pytest.mark.parametrize("name", ["hellaswag", "xcopa", "xnli"])
+def test_the_space_before_a_choice_is_asked_and_not_counted(task_data, name):
+    """As in lm-eval's own tasks: of -2 for one letter and -15 for eight, the second is the likelier a letter."""
+    task = load(task_data, name)[name]
+    doc = next(iter(task.dataset["test"]))
+    assert not any(choice.startswith(" ") for choice in doc["choices"])
+    asked = task.construct_requests(doc, doc["prompt"], metadata=(name, 0, 1))
+    assert [one.args for one in asked] == [(doc["prompt"], f" {choice}") for choice in doc["choices"]]
+    short = doc | {"choices": ["a", "abcdefgh"], "target": "abcdefgh"}
+    assert task.process_results(short, [(-2.0, False), (-15.0, False)])["acc_norm"] == 1
+
+
 def test_what_is_asked(task_data):
     """Every field of every document, with the stops of its task."""
     docs = {}

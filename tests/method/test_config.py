@@ -20,6 +20,7 @@ BAD = {
     "layers": ((0, 5), (5, 3), (1, 2, 3), "3-5", 3),
     "drop_layers": ((0, 4), (4, 4), (4.5,), (True,)),
     "refresh_entropy": (-0.1, NAN, INF, True, "2"),
+    "refresh_position": (0, 1, -4, 2.5, True, 10**9 + 1),
     "refresh": ("never",),
     "accept": (2, NAN),
     "corrections": ("off", 0),
@@ -34,6 +35,8 @@ TOGETHER = (
     {"accept": 0.5, "refresh": "repair"},
     {"accept": 0.5, "kv": "write"},
     {"own_repeats": True},
+    {"refresh_position": 4, "period": 6},
+    {"refresh_position": 4, "period": 8, "refresh": "repair"},
 )
 
 
@@ -55,7 +58,7 @@ def test_positions_are_checked_like_names():
     assert refused(0) == refused(period=0)
     assert refused(3, (1, 4), NAN) == refused(drop_ratio=NAN)
     assert LoraDropConfig(*[field.default for field in dataclasses.fields(LoraDropConfig)]) == LoraDropConfig()
-    assert "14" in refused(*[field.default for field in dataclasses.fields(LoraDropConfig)], 1)
+    assert "15" in refused(*[field.default for field in dataclasses.fields(LoraDropConfig)], 1)
     assert refused(3, period=3).startswith("period")
 
 
@@ -63,6 +66,7 @@ def test_the_limits_themselves_are_allowed():
     LoraDropConfig(period=1, drop_ratio=0, layers=(1, 1), drop_layers=(1,), refresh_entropy=0)
     LoraDropConfig(period=10**9, drop_ratio=1)
     LoraDropConfig(period=64, refresh="repair", kv="write", accept=1)
+    LoraDropConfig(period=2, refresh_position=2)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 import pytest
 
-from lora_drop.method.cost import ModelShape, kv_saved, speed_bound
+from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.cost import ModelShape, kv_saved, speed_bound, step_bytes
 from lora_drop.method.schedule import Schedule, average_period, baseline_schedule, dropped_layers
 
 
@@ -46,6 +47,37 @@ def test_nothing_dropped_is_the_baseline(schedule):
     shape = ModelShape(6, 64, 4, 2, 16, 128, 256, tied=True)
     assert speed_bound(shape, schedule, 8, 5) == 1.0
     assert kv_saved(shape, schedule, 5, 8) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "full"),
+    [
+        (1, [4, 8, 12, 16]),
+        (2, [3, 7, 8, 11, 15, 16]),
+        (3, [2, 6, 8, 10, 14, 16]),
+        (4, [1, 5, 8, 9, 13, 16]),
+        (37, [4, 8, 12, 16]),
+        (40, [1, 5, 8, 9, 13, 16]),
+    ],
+)
+def test_the_schedule_of_the_published_code(prompt, full):
+    """Counted by hand, and by the code's own condition: `gen` counts the calls, prefill being 0."""
+    schedule = LoraDropConfig(8, drop_layers=(1, 2, 3), reuse="anchor", refresh_position=4).schedule_for(6)
+    kinds = [schedule.kind(step, prompt) for step in range(17)]
+    assert [step for step in range(1, 17) if kinds[step] == "refresh"] == full and kinds[0] == "prefill"
+    lora = [gen for gen in range(1, 17) if gen % 8 != 0 and (prompt - 1 + gen) % 4 != 0]
+    assert [step for step in range(17) if kinds[step] == "lora"] == lora
+    for step in range(17):
+        held = prompt + sum(at <= step for at in full)
+        assert schedule.refreshes(prompt, step) == held - prompt
+        assert schedule.kv_length(2, prompt, step) == held and schedule.kv_length(4, prompt, step) == prompt + step
+    shape = ModelShape(6, 64, 4, 2, 16, 128, 256, tied=True)
+    read = [step_bytes(shape, schedule, step, prompt, 1) for step in range(1, 17)]
+    base = sum(step_bytes(shape, baseline_schedule(6), step, prompt, 1) for step in range(1, 17))
+    assert speed_bound(shape, schedule, 16, prompt) == pytest.approx(base / sum(read))
+    assert speed_bound(shape, schedule, 16, prompt, refreshes=full) == pytest.approx(base / sum(read))
+    weights = [step_bytes(shape, schedule, step, prompt, 1, kv=False) for step in range(1, 9)]
+    assert speed_bound(shape, schedule, prompt_tokens=prompt) == pytest.approx(8 * max(weights) / sum(weights))
 
 
 def test_average_period():

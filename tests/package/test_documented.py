@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -62,7 +63,7 @@ BEGINS = {
     r"python -m lora_drop train --(?!model)|ACCELERATE\S+ ": r"memory: |\d+ of \d+ texts",
     r"(python -m lora_drop|lora-drop) bench( |$)": r"warm-up|round|of \d",
     r'(S=")?python -m lora_drop sweep ': r"[1-9]\d* of \d+ points",
-    r"python -m lora_drop (presets|reproduce|compare)": r"\d of \d+ prompts",  # test_presets.py measures rows
+    r"(python -m lora_drop|lora-drop) (presets|reproduce|compare)": r"\d of \d+ prompts",
     r"python -m lora_drop drop-order": r"\d+ \(KL",
     r"python -m lora_drop evaluate .*--free": r"[1-9]\d* answers",
     r"(\S+=\S+ )?lora-drop page ": r"is ready",
@@ -112,6 +113,19 @@ def test_names_and_options_of_all_commands_are_there():
                     parsers()[words[0]].parse_args(words[1:])
                 except LoraDropError as error:
                     pytest.fail(f"{command}: {error}")
+
+
+def test_the_readme_works_from_nothing():
+    """Its commands read no file but those that commands above them wrote."""
+    written = set()
+    for command in (command.text for command in GATHERED if command.source == "README.md"):
+        words = [] if "<<" in command else shlex.split(command, comments=True)
+        after = dict(itertools.pairwise(words))
+        read = {after[option] for option in ("--data", "--adapters", "--start") if option in after}
+        read |= {after["replay"]} if "replay" in after else set()
+        assert read <= written, command
+        written |= {after[option] for option in ("--out", "--trace", "--html") if option in after}
+    assert "my-adapters" in written
 
 
 def test_hints_name_options_and_packages_that_there_are():

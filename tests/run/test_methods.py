@@ -189,6 +189,7 @@ def test_bytes_and_layer_runs_are_those_of_the_passes(tiny, traced):
         own = report.lanes[name]
         assert own.bytes_per_token == pytest.approx(size * numbers / own.standing)
         assert own.layer_runs == pytest.approx(runs / own.standing)
+        assert (own.layer_rows > own.layer_runs) == schedule.repairs
     assert {"lora", "refresh", "draft"} <= seen
 
 

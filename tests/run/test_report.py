@@ -47,7 +47,9 @@ def test_drafts_and_times_of_a_lane_that_rejects():
     assert lane.cycles == [(3, 20.0), (2, 23.0), (2, 14.0)]
     assert lane.refresh_counts == {"refreshes": 2, "average_period": 3.5}
     # Layers that ran: 2 at each of six LoRA steps, 4 at two full ones, 3 from the first skipped one on at the end.
-    assert lane.skipped_share == pytest.approx(1 - (12 + 8 + 3) / 28)
+    assert lane.skipped_share == pytest.approx(1 - (12 + 8 + 3) / 28) and lane.layer_runs == 23 / 7
+    # Rows: 2 at a LoRA step; at a full one 1 in the layer below, and 3 or 2 in three layers; 2 in three at the end.
+    assert lane.layer_rows == (6 * 2 + (1 + 3 * 3) + (1 + 3 * 2) + 3 * 2) / 7
     last = JudgeRecord(LORA_DROP, 2, 6.0, 1)
     half = report_of(header(REPAIR), *steps(LORA_DROP, "pll", TIMES), last).lanes[LORA_DROP]
     assert (half.drafts, half.accepted) == (2, 1)
@@ -58,6 +60,7 @@ def test_a_lane_beside_the_baseline():
     base = report.lanes[BASELINE]
     assert report.has_baseline and (base.standing, base.decode_ms, base.ms_per_token) == (8, 80.0, 10.0)
     assert base.acceptance is None and base.skipped_share == 0.0 and base.bound == 1.0
+    assert base.layer_runs == base.layer_rows == 4
     assert report.speedup(LORA_DROP) == pytest.approx((7 / 57) / (7 / 70)), "both up to seven tokens"
     assert report.kv_saved(LORA_DROP) == pytest.approx(1 - 60 / 100)
     assert report.first_difference(LORA_DROP) == 5

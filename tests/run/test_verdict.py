@@ -332,7 +332,7 @@ ASKED = ("Explain why the sky is blue.", "Write a short story about a lighthouse
 @pytest.mark.parametrize(("name", "prompt"), zip(presets_for("bundled:x"), cycle(ASKED)))
 def test_the_presets_on_the_bundled_model(bundled, name, prompt):
     config = preset_named(name, bundled.id).config
-    trace = gather(run(bundled, Request(prompt, config, 48, compare="bare")))
+    trace = gather(run(bundled, Request(prompt, config, 24, compare="bare")))
     concluded = trace.summary.verdict
     check(concluded["facts"], recount(lines_of(trace)))
     assert concluded["kind"] in ("compared", "collapsed", "lossless")

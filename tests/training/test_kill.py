@@ -101,12 +101,12 @@ def killed(server, *args) -> None:
 def test_a_killed_training_goes_on_to_the_very_same_adapters(server, text, whole, tmp_path, capsys, place, at, left):
     out = tmp_path / "out"
     killed(server, text, out, place, at)
-    assert {path.name for path in out.iterdir()} == left | {"train_log.jsonl"}
+    assert {path.name for path in out.iterdir()} == left | {"train_log.jsonl", "loss.svg"}
     assert trains(text, out) == 2
     assert "holds a checkpoint: go on with --resume" in capsys.readouterr().err
     assert trains(text, out, "--resume") == 0
     assert adapter(out) == whole
-    assert {path.name for path in out.iterdir()} == {"checkpoint", "train_log.jsonl"}
+    assert {path.name for path in out.iterdir()} == {"checkpoint", "train_log.jsonl", "loss.svg"}
 
 
 def test_a_second_kill_at_the_same_place_loses_nothing(server, text, whole, tmp_path):

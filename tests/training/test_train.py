@@ -6,6 +6,7 @@ import os
 import shlex
 from pathlib import Path
 from typing import get_args
+from xml.etree import ElementTree
 
 import accelerate.tracking
 import pytest
@@ -23,15 +24,16 @@ from lora_drop.method.schedule import Schedule
 from lora_drop.models.load import BUNDLED_ID, load_model
 from lora_drop.models.tokens import encode_prompt, encode_text
 from lora_drop.training import trainer as trainer_module
-from lora_drop.training.checkpoint import CHECKPOINT
+from lora_drop.training.checkpoint import CHECKPOINT, STATE
 from lora_drop.training.data import Turn, read_texts, to_rows, to_windows
 from lora_drop.training.distill import distillation
 from lora_drop.training.draw import draw
 from lora_drop.training.parts import HEAD_WINDOWS, screened_head
+from lora_drop.training.picture import PICTURE, loss_picture
 from lora_drop.training.self_generate import Text
 from lora_drop.training.settings import Loss, TrainJob, TrainSettings, run_settings
 from lora_drop.training.student import student_states
-from lora_drop.training.trainer import Trainer
+from lora_drop.training.trainer import LOG, Trainer
 from tests.support.decoding import random_bank
 
 SMALL = TrainSettings(
@@ -96,6 +98,29 @@ def test_other_settings_do_not_resume(tiny, windows, tmp_path):
         other.resume()
     with pytest.raises(LoraDropError, match="made with loss kl, this run has argmax"):
         trainer(tiny, windows, tmp_path / "out", small(loss="argmax")).resume()
+
+
+def test_a_checkpoint_older_than_a_setting_had_its_former_default(tiny, windows, tmp_path):
+    """Before: it went on with exact refreshes, which its corrections were not trained for."""
+    trainer(tiny, windows, tmp_path / "out", small(kv="skip", refresh="single", head_rank=0)).save(None)
+    path = tmp_path / "out" / CHECKPOINT / STATE
+    state = torch.load(path, weights_only=True)
+    for name in ("kv", "refresh", "head_rank"):
+        del state["settings"][name]
+    torch.save(state, path)
+    with pytest.raises(LoraDropError, match="made with kv skip, this run has write: use the same settings"):
+        trainer(tiny, windows, tmp_path / "out").resume()
+    trainer(tiny, windows, tmp_path / "out", small(kv="skip", refresh="single", head_rank=0)).resume()
+
+
+def test_the_losses_are_drawn_beside_the_bank(tiny, windows, tmp_path):
+    trainer(tiny, windows, tmp_path / "out", small(max_tokens=48 * 4 * 3)).run(2, 100)
+    picture, log = ((tmp_path / "out" / name).read_text() for name in (PICTURE, LOG))
+    ElementTree.fromstring(picture)
+    assert picture == loss_picture(log) and "period 2, ratio 0.25" in picture
+    *_, second, third = log.splitlines(keepends=True)
+    assert loss_picture(log + second[:20]) == picture, "a kill may cut a line short"
+    assert loss_picture(log + second + third) == picture, "a resumed run repeats steps"
 
 
 def test_another_text_does_not_resume(tiny, windows, tmp_path):

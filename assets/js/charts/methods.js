@@ -6,7 +6,7 @@ import { drawn } from "./table.js";
 
 /** @typedef {import("../records.js").LaneRow} LaneRow */
 
-const HEAD = ["method", "tokens/s", "speed (95%)", "layer runs", "bytes", "accepted", "text", "K/V", "trained"];
+const HEAD = ["method", "tokens/s", "speed (95%)", "layer reads", "layer rows", "bytes", "accepted", "text", "K/V", "trained"];
 
 /**
  * @param {HTMLElement} root
@@ -17,7 +17,7 @@ export function mountMethods(root, store) {
   store.subscribe(["run", "revision", "isUnfolding"], ({ run, isUnfolding }) => {
     const rows = (run?.isOver && !isUnfolding && run.report?.table) || [];
     place.hidden = rows.length === 0;
-    const table = { caption: "Every lane of this run on one clock; layer runs and bytes are a token's", head: HEAD, rows: rows.map(cellsOf) };
+    const table = { caption: "Every lane of this run on one clock; reads and rows of layers, and bytes, are a token's", head: HEAD, rows: rows.map(cellsOf) };
     place.replaceChildren(...(rows.length ? [drawn(table)] : []));
     place.querySelectorAll("tbody tr").forEach((line, i) => line.setAttribute("title", rows[i].note ?? ""));
   });
@@ -33,6 +33,7 @@ function cellsOf(row) {
     optional(row.tokens_per_second, (value) => formatNumber(value, 1)),
     optional(row.speedup, (value) => times(value) + spread),
     optional(row.layer_runs, (value) => formatNumber(value, 1)),
+    optional(row.layer_rows, (value) => formatNumber(value, 1)),
     optional(row.bytes, formatBytes),
     optional(row.accepted, (value) => `${formatShare(value)} of ${formatNumber(row.drafts)}`),
     row.text,

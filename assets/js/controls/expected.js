@@ -31,6 +31,7 @@ export function expectedOf({ model, settings, presets }, schedule, bank) {
     row.refresh === schedule.refresh &&
     row.corrected === corrected &&
     row.early === isAdaptive(schedule) &&
+    !schedule.refresh_position && // never measured
     row.accept > 0 === verifies(schedule);
   const apart = (row) =>
     (4 * layersApart(row, range, schedule.dropped)) / model.droppable +

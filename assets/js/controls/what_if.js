@@ -3,7 +3,7 @@
 import { find, makeSvg, withNextFrame } from "../dom.js";
 import { formatLoss, formatNumber, formatShare } from "../format.js";
 import { cellKind } from "../kinds.js";
-import { isAdaptive, isBaseline, kind, kvSaved, speedBound, varies, verifiedBound, verifies } from "../schedule.js";
+import { isAdaptive, isBaseline, kind, kvSaved, refreshesOf, speedBound, varies, verifiedBound, verifies } from "../schedule.js";
 import { bankOf, chosenPreset, differences, scheduleOf, withBank } from "../settings.js";
 import { expectedOf } from "./expected.js";
 
@@ -75,14 +75,15 @@ function drawStrip(element, state) {
   const saved = formatShare(kvSaved(model.shape, schedule, promptTokens, steps));
   figure("kv-saved", early ? `at most ${saved}` : saved);
   figure("dropped", plain ? "none" : `${schedule.dropped.length} of ${schedule.numLayers}`);
-  figure("refreshes", plain ? "all" : `${early ? "at least " : ""}1 in ${schedule.period}`);
+  const full = refreshesOf(schedule, promptTokens, schedule.period);
+  figure("refreshes", plain ? "all" : `${early ? "at least " : ""}${full} in ${schedule.period}`);
   line.textContent = `Forecast: ${plain ? "nothing is skipped" : lineWords(state, text, accepted, bound, isSlower)}.`;
   strip.dataset.state = plain ? "baseline" : "drops";
   strip.dataset.pace = isSlower ? "slower" : "";
   note.textContent = plain ? "This is the baseline: nothing is skipped." : noteWords(state, schedule, expected);
   /** @type {SVGElement} */
   const svg = find(element, ".ld-pattern-svg");
-  drawPattern(svg, find(element, ".ld-pattern-caption"), schedule);
+  drawPattern(svg, find(element, ".ld-pattern-caption"), schedule, promptTokens);
 }
 
 const of100 = (share) => formatNumber(100 * share);
@@ -160,8 +161,9 @@ const firstPrompt = () =>
  * @param {SVGElement} svg
  * @param {HTMLElement} caption
  * @param {import("../records.js").Schedule} schedule
+ * @param {number} promptTokens
  */
-function drawPattern(svg, caption, schedule) {
+function drawPattern(svg, caption, schedule, promptTokens) {
   const plain = isBaseline(schedule);
   const dropped = new Set(plain ? [] : schedule.dropped);
   // Whole pixels for each layer, or the rows would differ.
@@ -169,8 +171,10 @@ function drawPattern(svg, caption, schedule) {
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.setAttribute("preserveAspectRatio", "none");
   svg.style.height = `${height}px`;
-  svg.replaceChildren(...cells(schedule, dropped, width, height));
-  const pattern = plain ? "every step runs every layer" : `${schedule.period} steps, the last one full`;
+  svg.replaceChildren(...cells(schedule, promptTokens, dropped, width, height));
+  const full = refreshesOf(schedule, promptTokens, schedule.period);
+  const which = full > 1 ? `${full} of them full` : "the last one full";
+  const pattern = plain ? "every step runs every layer" : `${schedule.period} steps, ${which}`;
   svg.setAttribute("aria-label", `Schedule pattern: ${pattern}; skipped layers ${[...dropped].join(", ") || "none"}`);
   caption.textContent = plain
     ? `Rows: ${schedule.numLayers} layers. Every step is the same.`
@@ -178,13 +182,13 @@ function drawPattern(svg, caption, schedule) {
 }
 
 /** One rectangle for each layer of each step. */
-function cells(schedule, dropped, width, height) {
+function cells(schedule, promptTokens, dropped, width, height) {
   const columns = isBaseline(schedule) ? 1 : Math.min(schedule.period, 64);
   const [cellW, cellH] = [width / columns, height / schedule.numLayers];
   const gap = cellH > 2 ? 1 : 0;
   const shapes = [];
   for (let column = 0; column < columns; column++) {
-    const isLora = kind(schedule, column + 1) === "lora";
+    const isLora = kind(schedule, column + 1, promptTokens) === "lora";
     for (let layer = 0; layer < schedule.numLayers; layer++) {
       shapes.push(
         makeSvg("rect", {

@@ -85,7 +85,7 @@ export class Drawing {
     this.caption = "";
     const { schedule } = this.scene;
     const { model } = this.page();
-    this.figure("bound", `${formatNumber(speedBound(model.shape, schedule, null, 0, this.bank?.rank ?? 0), 2)}×`);
+    this.figure("bound", `${formatNumber(speedBound(model.shape, schedule, null, PROMPT, this.bank?.rank ?? 0), 2)}×`);
     for (const rule of this.element.querySelectorAll(".ld-rule")) {
       const { dataset } = /** @type {HTMLElement} */ (rule);
       dataset.current = String(dataset.rule === schedule.reuse);

@@ -48,7 +48,7 @@ function paperRow(row) {
     `${formatNumber(row.speedup, 2)}×`,
     row.bounds.map((bound) => `${formatNumber(bound, 2)}×`).join(" / "),
     `about ${formatShare(row.kv_saved)}`,
-    formatShare(row.kv_limit),
+    row.kv_limits.map((limit) => formatShare(limit)).join(" / "),
   ];
   return makeRow(makeHead(row.model, "row"), ...cells);
 }

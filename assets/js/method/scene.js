@@ -51,12 +51,13 @@ export class Scene {
 
   /** @param {number} step */
   isLora(step) {
-    return kind(this.schedule, step) === "lora";
+    return kind(this.schedule, step, PROMPT) === "lora";
   }
 
   words() {
     const { schedule, dropped } = this;
-    const every = isBaseline(schedule) ? "every step is full" : `every ${schedule.period}th step is full`;
+    const too = schedule.refresh_position ? `, and at every ${schedule.refresh_position}th position` : "";
+    const every = isBaseline(schedule) ? "every step is full" : `every ${schedule.period}th step is full${too}`;
     const which = [...dropped].join(", ") || "none";
     return `The schedule: ${schedule.numLayers} layers, skipped ${which}; ${every}. Columns are steps, rows layers.`;
   }
@@ -105,7 +106,7 @@ export class Scene {
         class: `ld-cell ld-cell-${cellKind(isLora, isDropped)}`,
         "data-step": step,
         "data-layer": layer,
-        "data-kind": kind(this.schedule, step),
+        "data-kind": kind(this.schedule, step, PROMPT),
         "data-active": Number(!isLora || !isDropped),
       });
     });
@@ -156,9 +157,11 @@ export class Scene {
 
   /** The step whose state a skipped layer reuses at LoRA step `step`; null for none. */
   sourceOf(step) {
-    const { reuse, period } = this.schedule;
+    const { reuse } = this.schedule;
     if (reuse === "skip") return null;
-    return reuse === "state" ? step - 1 : Math.floor(step / period) * period;
+    let from = step - 1;
+    while (reuse !== "state" && this.isLora(from)) from--;
+    return from;
   }
 
   /**

@@ -22,7 +22,7 @@ const REUSED = {
  */
 export function sentencesOf(schedule, step, hasBank) {
   const n = schedule.dropped.length;
-  const stepKind = kind(schedule, step);
+  const stepKind = kind(schedule, step, PROMPT);
   if (stepKind === "prefill") {
     return `The prompt (${PROMPT} tokens here) climbs every layer at once, and each layer to be skipped keeps its first anchor.`;
   }

@@ -266,7 +266,9 @@ class StaticDecoder(ReferenceDecoder):
         rooms = {False: tokens, True: tokens}
         if schedule.kv == "skip" and not schedule.is_adaptive:  # a skipped layer needs room for refreshes only
             beside = schedule.period - 1 if schedule.repairs else 0  # rows of a repair that are cut after it
-            rooms[True] = min(tokens, filled + (tokens - position) // schedule.period + 1 + beside)
+            often = [every for every in (schedule.period, schedule.refresh_position) if every]
+            refreshes = sum((tokens - position) // every + 1 for every in often)
+            rooms[True] = min(tokens, filled + refreshes + beside)
         block = BLOCK if self.weights.split is None else SPLIT_BLOCK
         rooms = {dropped: -(-room // block) * block for dropped, room in rooms.items()}
         store = self.weights.store

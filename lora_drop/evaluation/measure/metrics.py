@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,6 +32,8 @@ from lora_drop.models.load import LoadedModel
 
 GROUPS = ("lora_steps", "full_steps", "all_steps")  # full steps are decode steps; the prefill's token counts in all
 SCORES = ("nll_baseline", "nll_lora_drop", "kl", "top1_agreement")
+# The scores of a text by its number, as JSON has them, and what computes them.
+Memo = Callable[[int, Callable[[], dict[str, Any]]], dict[str, Any]]
 
 
 def score(full: Tensor, ours: Tensor, targets: Tensor) -> Tensor:
@@ -115,6 +118,7 @@ def evaluate(
     texts: Texts,
     progress: Callable[[int], None] = lambda tokens: None,
     after_step: Callable[[Refresher], None] = lambda refresher: None,
+    memo: Memo = lambda number, compute: compute(),
 ) -> dict[str, Any]:
     """Score targets after prompts with the full model and with LoRA-Drop.
 
@@ -123,6 +127,7 @@ def evaluate(
     Args:
         progress: called with the number of scored tokens after each target.
         after_step: called with the refresher after each decode step.
+        memo: called for each text, for its scores: those that it has, or those that it lets compute.
 
     Returns:
         `{"tokens", "lora_steps": {...}, "full_steps": {...}, "all_steps": {...}, "loss_interval", "config"}`: see
@@ -140,12 +145,19 @@ def evaluate(
     groups: dict[str, list[Tensor]] = {name: [] for name in GROUPS}
     decode_steps = refreshes = tokens = 0
     losses = []  # summed KL and tokens of each text
-    for prompt_ids, target_ids in texts.pairs:
+
+    def scored(prompt_ids: list[int], target_ids: list[int]) -> dict[str, Any]:
         full = read_target(decoder, prompt_ids, target_ids)
         ours, at_lora, refresher = decode_target(decoder, schedule, bank, prompt_ids, target_ids, after_step)
-        decode_steps += refresher.step
-        refreshes += refresher.refreshes
-        scores = score(full, ours, torch.tensor(target_ids, device=loaded.device))
+        scores = score(full, ours, torch.tensor(target_ids, device=loaded.device)).tolist()
+        steps = {"decode_steps": refresher.step, "refreshes": refresher.refreshes}
+        return {"scores": scores, "at_lora": at_lora.tolist(), **steps}
+
+    for number, pair in enumerate(texts.pairs):
+        text = memo(number, partial(scored, *pair))
+        decode_steps += text["decode_steps"]
+        refreshes += text["refreshes"]
+        scores, at_lora = torch.tensor(text["scores"], dtype=torch.float64), torch.tensor(text["at_lora"])
         for name, rows in zip(GROUPS, (scores[at_lora], scores[1:][~at_lora[1:]], scores), strict=True):
             groups[name].append(rows)
         losses.append((float(scores[:, SCORES.index("kl")].sum()), float(len(scores))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import platform
@@ -15,8 +16,8 @@ from typing import Any
 from lora_drop.adapters.find import bank_fingerprint, bank_folder
 from lora_drop.adapters.hub import bank_name
 from lora_drop.evaluation.measure.bench import beside, median_ms, rate_of, timed_request
-from lora_drop.evaluation.measure.metrics import GROUPS, describe, evaluate, evaluate_free
-from lora_drop.evaluation.measure.texts import Answers, given_texts
+from lora_drop.evaluation.measure.metrics import GROUPS, Memo, describe, evaluate, evaluate_free
+from lora_drop.evaluation.measure.texts import Answers, Texts, given_texts
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import speed_bound
 from lora_drop.models.load import LoadedModel
@@ -81,16 +82,17 @@ def circumstances(loaded: LoadedModel) -> dict[str, Any]:
 
 def describe_data(records: Sequence[Any], source: dict[str, Any]) -> dict[str, Any]:
     """The source of pairs or prompts, their number, and the sha256 of them all."""
-    return source | {"records": len(records), "sha256": _sha256(records)}
+    return source | {"records": len(records), "sha256": sha256_of(records)}
 
 
 def describe_prompts(prompts: Sequence[str]) -> dict[str, Any]:
     """The number of prompts that the full model answers, and the sha256 of them all."""
-    return {"prompts": len(prompts), "sha256": _sha256(prompts)}
+    return {"prompts": len(prompts), "sha256": sha256_of(prompts)}
 
 
-def _sha256(texts: Sequence[Any]) -> str:
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+def sha256_of(parts: Sequence[Any]) -> str:
+    """Of what JSON makes of them."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def check_point(loaded: LoadedModel, config: LoraDropConfig, prompt: str) -> Point:
@@ -120,6 +122,8 @@ def measure(
     free: bool = False,
     prompts: Sequence[str] | None = (),
     should_stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[float], None] = lambda share: None,
+    memo: Callable[[str], Memo] = lambda kind: lambda number, compute: compute(),
 ) -> dict[str, Any]:
     """Measure a row: quality on given texts, on the full model's own answers and of the text the point writes; speed.
 
@@ -130,23 +134,31 @@ def measure(
         prompts: of the timed runs; if empty there is one run, on the first prompt of `pairs`. None: no speed, which
             `protocol.py` measures.
         should_stop: asked after each step of the point and each text that the full model reads.
+        progress: called as often, but in timed runs, with the share of the row that is measured, by its texts' tokens.
+        memo: makes that of `evaluate` for the `given` texts and for the full model's `own`.
 
     Raises:
         Stopped: `should_stop` was true.
     """
 
+    config = point.config
+    given = given_texts(loaded, pairs, context_tokens) if pairs else Texts([])
+    own = answers.texts() if answers else Texts([])
+    steps = sum(len(target) for _, target in given.pairs + own.pairs * (1 + free))
+    count = itertools.count(1)
+
     def check(done: Any = None) -> None:
+        progress(min(next(count) / max(steps, 1), 0.99))
         if should_stop():
             raise Stopped
 
-    config = point.config
     about = describe(loaded, config, loaded.decoder_name)
     row = {**point.setting, "rank": about["rank"], "layers_dropped": len(about["dropped"])}
     if pairs:
-        quality = evaluate(loaded, config, given_texts(loaded, pairs, context_tokens), check, check)
+        quality = evaluate(loaded, config, given, check, check, memo("given"))
         row |= {"tokens": quality["tokens"], **_columns(quality)}
     if answers is not None:
-        quality = evaluate(loaded, config, answers.texts(), check, check)
+        quality = evaluate(loaded, config, own, check, check, memo("own"))
         row |= {f"own_{name}": value for name, value in _columns(quality).items()}
         row["own_answers_sha256"] = answers.sha256
         if free:
@@ -158,6 +170,11 @@ def measure(
         check()  # a stopped run is too short to be timed
         row |= _speed(runs)
     return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
+
+
+def within(progress: Callable[[float, int], None], done: int, total: int) -> Callable[[float], None]:
+    """The `progress` of `measure` for a row of many: `done` of `total` are measured."""
+    return lambda share: progress(done + share, total)
 
 
 class Stopped(Exception):

@@ -135,6 +135,7 @@ def _counts(loaded: LoadedModel, report: Report, lane: str, prompt_ids: list[int
         "tokens": [ours.standing, base.standing],
         "ms": [ours.decode_ms, base.decode_ms],
         "layer_runs": (ours.layer_runs or 0) * ours.standing,
+        "layer_rows": (ours.layer_rows or 0) * ours.standing,
         "bytes": (ours.bytes_per_token or 0) * ours.standing,
         "kv_saved": report.kv_saved(lane) or 0.0,
         "regret": [float(losses.sum()), len(ids), float(losses.max())],
@@ -153,9 +154,9 @@ def figures(counts: Sequence[Row], kinds: Sequence[str]) -> Row:
 
     Returns:
         `speedup` with its interval `speedup_low` to `speedup_high`, `bound`, the share `accepted` of drafts, tokens
-        per second of both lanes, `layer_runs` and `bytes` a token, `kv_saved`; `regret` in nats per token with its
-        interval, and the `worst` one; how many answers are the full model's (`same_texts`), of how many `texts`;
-        `by_repeats` and `by_kind`, the speeds of groups of prompts, of those that hold some.
+        per second of both lanes, `layer_runs`, `layer_rows` and `bytes` a token, `kv_saved`; `regret` in nats a token
+        with its interval, and the `worst` one; how many answers are the full model's (`same_texts`), of how many
+        `texts`; `by_repeats` and `by_kind`, the speeds of groups of prompts, of those that hold some.
     """
     (ours, base), (ms, base_ms) = (
         map(sum, zip(*(row[name] for row in counts), strict=True)) for name in ("tokens", "ms")
@@ -172,7 +173,11 @@ def figures(counts: Sequence[Row], kinds: Sequence[str]) -> Row:
         **_speed(counts),
         "tokens_per_second": quotient(1000 * ours, ms),
         "baseline_tokens_per_second": quotient(1000 * base, base_ms),
-        **{name: sum(row[name] for row in counts) / max(ours, 1) for name in ("layer_runs", "bytes")},
+        **{
+            name: sum(row[name] for row in counts) / max(ours, 1)
+            for name in ("layer_runs", "layer_rows", "bytes")
+            if name in counts[0]  # the first ones of a measurement that goes on may lack the rows
+        },
         "kv_saved": statistics.mean(row["kv_saved"] for row in counts),
         "regret": sum(loss for loss, _ in losses) / sum(tokens for _, tokens in losses),
         **{"regret_low": low, "regret_high": high, "worst": max(row["regret"][2] for row in counts)},

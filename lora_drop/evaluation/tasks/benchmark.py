@@ -90,7 +90,8 @@ class Runner:
         runs_code, choices = task.config.unsafe_code, doc.get("choices", [])
         generates = not choices and (self.options.run_code or not runs_code)
         chat = (task.config.generation_kwargs or {}).get("chat", False)
-        follow = [encode_text(loaded.tokenizer, text) for text in choices or [doc["target"]]]
+        delimiter = task.config.target_delimiter if choices else ""
+        follow = [encode_text(loaded.tokenizer, delimiter + text) for text in choices or [doc["target"]]]
         if not all(follow):
             raise LoraDropError("an answer has no token")
         room = loaded.context - max([*map(len, follow), self.options.max_new_tokens * generates])
@@ -98,7 +99,8 @@ class Runner:
         if limit < 1:
             raise LoraDropError(f"its answer alone fills the context of {loaded.context} tokens")
         prompt, cut = fit_prompt(loaded.tokenizer, doc["prompt"], chat, limit)
-        record = {"cut": cut, **self._quality(encode_prompt(loaded.tokenizer, prompt, chat), doc["target"])}
+        target = delimiter + doc["target"]
+        record = {"cut": cut, **self._quality(encode_prompt(loaded.tokenizer, prompt, chat), target)}
         for lane, lm in self.lanes.items():
             if choices or generates:
                 record[lane] = _ask(lm, task, {**doc, "prompt": prompt})

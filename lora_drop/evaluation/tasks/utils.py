@@ -6,6 +6,7 @@ A data folder has a folder a task, with the files as their publishers wrote them
 
 Each record becomes a document: its `id` (file and line), its `part` (language, subtask or dataset), the `prompt`, the
 gold text that should follow (`target`), and `choices`, or `reference`, `references` or `tests` of a generated answer.
+A space, which lm-eval's `acc_norm` does not count, comes between the prompt and a choice.
 A broken record is reported once, with its file and number, and left out. lm-eval's tasks of these names fetch their
 data.
 """
@@ -320,7 +321,7 @@ def _longbench(record: Record, path: Path) -> Doc:
 
 def _hellaswag(record: Record, path: Path) -> Doc:
     """Which of four endings continues the text."""
-    choices = [f" {ending}" for ending in _texts_in(record, "endings")]
+    choices = _texts_in(record, "endings")
     gold = choices[_index_in(record, "label", len(choices))]
     return {"prompt": _text_in(record, "ctx"), "target": gold, "choices": choices}
 
@@ -350,7 +351,7 @@ def _xcopa(record: Record, path: Path) -> Doc:
     joint = XCOPA_JOINTS.get(language, XCOPA_JOINTS["en"])[question == "effect"]
     premise = _text_in(record, "premise").strip().rstrip(".。")
     options = (_text_in(record, name) for name in ("choice1", "choice2"))
-    choices = [f" {option[0].lower()}{option[1:]}" for option in options]
+    choices = [f"{option[0].lower()}{option[1:]}" for option in options]
     gold = choices[_index_in(record, "label", 2)]
     return {"part": language, "prompt": f"{premise} {joint}", "target": gold, "choices": choices}
 
@@ -372,7 +373,7 @@ def _xnli(record: Record, path: Path) -> Doc:
     if label not in XNLI_LABELS:
         raise BrokenRecord(f"the field 'label' is none of {', '.join(XNLI_LABELS)}")
     hypothesis = _text_in(record, "sentence2")
-    choices = [f" {answer}, {hypothesis}" for answer in answers]
+    choices = [f"{answer}, {hypothesis}" for answer in answers]
     gold = choices[XNLI_LABELS.index(label)]
     return {
         "part": language,

@@ -107,9 +107,9 @@ def _guesses(facts: Facts) -> Figure | None:
         return _figure("accepted", f"{_of_100(accepted)} of 100", label, detail)
     if share is None or facts.nothing in ("period", "layers"):
         return None
-    runs = "attention" if facts.part == "attention" else "layer"
-    detail = f"Share of the full model's {runs} runs that this answer did without. No guess is checked."
-    return _figure("skipped", f"{max(share, 0.0):.0%}", f"of {runs} runs skipped", detail)
+    part = "attention" if facts.part == "attention" else "layer"
+    detail = f"Share of the full model's {part} reads that this answer did without. No guess is checked."
+    return _figure("skipped", f"{max(share, 0.0):.0%}", f"of {part} reads skipped", detail)
 
 
 def _reads(facts: Facts) -> Figure | None:

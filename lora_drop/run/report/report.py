@@ -123,7 +123,7 @@ class LaneReport:
         self.drafts = self.accepted = self._pending = 0
         self.quality = Quality()
         self._ends: list[Cycle] = []  # tokens and time up to the end of each full pass, or of each step that prunes
-        self._layer_runs = 0  # passes over a layer's weights, of however many rows
+        self._layer_runs = self._layer_rows = 0  # passes over a layer's weights, and the tokens that these computed
         self._regrets: dict[int, float] = {}  # by step, of tokens that stand
         self._is_sampled = bool(header.sampling.get("temperature"))
         shape = shape_of(header)
@@ -143,13 +143,17 @@ class LaneReport:
                 self._regrets.pop(step.step, None)
             del self.steps[record.to + 1 :]
             return
+        # The layers that a repair runs for each of its rows; those below are exact and run for its newest row alone.
+        again = self.schedule.num_layers - self.schedule.first_skipped
         if isinstance(record, StepRecord):
             self.steps.append(record)
             if record.step == 0:
                 return
             self._layer_runs += sum(record.active)
+            self._layer_rows += sum(record.active) + (record.rows - 1) * again
         else:
-            self._layer_runs += self.schedule.num_layers - self.schedule.first_skipped
+            self._layer_runs += again
+            self._layer_rows += record.rows * again
         self.decode_ms += record.ms
         if isinstance(record, StepRecord) and record.kind in DRAFTS:
             self._pending += 1
@@ -231,6 +235,12 @@ class LaneReport:
         """Passes over a layer's weights, of however many rows, for each token that stands."""
         return self._layer_runs / self.standing if self.standing else None
 
+    @property
+    def layer_rows(self) -> float | None:
+        """Tokens that a layer computed, by all layers, for each token that stands: the full model has its number of
+        layers, and repairs and rejected tokens add to it."""
+        return self._layer_rows / self.standing if self.standing else None
+
     def _bytes_read(self, read: BytesRead) -> BytesRead:
         """`read` with all passes so far."""
         for record in self.passes[self._bytes_of :]:
@@ -261,9 +271,9 @@ class LaneReport:
 
     @property
     def skipped_share(self) -> float | None:
-        """Share of the full model's layer runs, for the tokens that stand, that the lane did without.
+        """Share of the full model's layer reads, for the tokens that stand, that the lane did without.
 
-        A layer run is one pass over the layer's weights, of however many rows; rejected tokens' count too. None
+        A layer read is one pass over the layer's weights, of however many rows; rejected tokens' count too. None
         without a decode step.
         """
         return None if self.layer_runs is None else 1 - self.layer_runs / self.schedule.num_layers

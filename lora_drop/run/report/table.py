@@ -15,9 +15,9 @@ def lane_table(report: Report) -> list[dict[str, Any]]:
 
     Returns:
         Rows of `lane` (its id), `method`, `label`, `is_trained` and `note` (None of a lane without a method),
-        `tokens_per_second`, `speedup` with `speedup_interval`, `layer_runs` and `bytes` a token, `drafts`, `accepted`
-        (their share; None without verification), `regret` in nats per token, `text` (how it reads, in words) and
-        `kv_bytes`.
+        `tokens_per_second`, `speedup` with `speedup_interval`, `layer_runs` (reads of a layer's weights), `layer_rows`
+        (tokens that a layer computed) and `bytes`, each a token, `drafts`, `accepted` (their share; None without
+        verification), `regret` in nats per token, `text` (how it reads, in words) and `kv_bytes`.
     """
     lanes: list[Any] = report.trace.header.lanes
     if not any(lane.get("method") for lane in lanes):
@@ -30,6 +30,7 @@ def lane_table(report: Report) -> list[dict[str, Any]]:
             "tokens_per_second": lane_report.tokens_per_second,
             "speedup": report.speedup(name),
             "layer_runs": lane_report.layer_runs,
+            "layer_rows": lane_report.layer_rows,
             "bytes": lane_report.bytes_per_token,
             "accepted": lane_report.acceptance,
             "regret": lane_report.loss,

@@ -265,8 +265,8 @@ def _skipped(facts: Facts) -> str | None:
     share = facts.skipped_share
     if share is None:
         return None
-    runs = "attention runs" if facts.part == "attention" else "layer runs"
-    return f"{share:.0%} of {runs} skipped" if share > 0 else "no gain: too many guesses were rejected"
+    reads = "attention reads" if facts.part == "attention" else "layer reads"
+    return f"{share:.0%} of {reads} skipped" if share > 0 else "no gain: too many guesses were rejected"
 
 
 def _answers(facts: Facts) -> str | None:

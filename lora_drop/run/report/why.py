@@ -27,7 +27,7 @@ def why(report: Report, parts: dict[str, Any] | None) -> dict[str, str | None]:
     return {
         "answers": _answers(report),
         "race": _race(report),
-        "activity": _activity(trace, lane),
+        "activity": _activity(trace, report.lanes[lane]),
         "drift": _drift(trace, lane),
         "drift_map": _drift_map(trace, lane),
         "memory": _memory(report),
@@ -89,16 +89,20 @@ def _time(lane: LaneReport) -> str | None:
     return f"{text}."
 
 
-def _activity(trace: Trace, lane: str) -> str | None:
-    dropped, layers = trace.header.config_of(lane).get("dropped") or [], trace.header.model["layers"]
-    steps = trace.steps[lane][1:]
+def _activity(trace: Trace, lane: LaneReport) -> str | None:
+    dropped, layers = lane.schedule.dropped, trace.header.model["layers"]
+    steps = lane.steps[1:]
     lora = sum(step.kind in DRAFTS for step in steps)
     if not dropped or not lora:
         return "Every layer runs at every step: nothing is skipped."
     early = sum(step.trigger is not None for step in steps)
     text = f"{len(dropped)} of {layers} layers are skipped at {lora} of {len(steps)} steps; "
     text += f"all of them run at {counted(len(steps) - lora, 'full step')}"
-    return f"{text}, {early} of which came early." if early else f"{text}."
+    text += f", {early} of which came early." if early else "."
+    if lane.schedule.repairs and lane.layer_rows:
+        rows = f"{lane.layer_rows:.1f} layer rows per token, {layers} in the full model"
+        text += f" These run earlier tokens again: {rows}."
+    return text
 
 
 def _drift(trace: Trace, lane: str) -> str | None:

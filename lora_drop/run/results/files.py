@@ -133,7 +133,7 @@ COMPARE = Kind(
                 **dict.fromkeys(("speedup", "speedup_low", "speedup_high", "accepted"), Number | None),
                 baseline_tokens_per_second=Number | None,
                 **dict.fromkeys(("layer_runs", "bytes", "kv_saved"), Number),
-                **dict.fromkeys(("regret_low", "regret_high"), MISSING),
+                **dict.fromkeys(("regret_low", "regret_high", "layer_rows"), MISSING),
                 **dict.fromkeys(("by_repeats", "by_kind"), (dict[str, _Group], {})),
             )
         ),

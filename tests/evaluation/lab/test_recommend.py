@@ -50,7 +50,10 @@ def test_rows_are_what_evaluate_says_and_the_frontier_is_what_no_row_beats(bank,
     out = tmp_path / "out"
     assert recommend(command(out, *axes, "--max-loss", "99")) == 0
     content = json.loads((out / "recommend.json").read_text())
-    assert "of 9 settings" in capsys.readouterr().err and content["decoder"] and content["data"]["records"] == 2
+    err = capsys.readouterr().err
+    assert (
+        "of 9 settings" in err and "2 of 2 answers" in err and content["decoder"] and content["data"]["records"] == 2
+    )
     *rows, alone = sorted(content["rows"], key=lambda row: -row["layers_dropped"])
     assert alone["config"] == content["head_only"] and alone["layers_dropped"] == 0 and alone["head"] == "screened"
     assert len(rows) + len(content["left_out"]) == 8 and {tuple(row["drop_layers"]) for row in rows} <= {(4,), (2, 4)}
@@ -111,7 +114,7 @@ def test_the_bundled_model_has_a_drop_order_and_others_evenly_spaced_layers(tiny
 def made_up(speeds, losses, calls):
     """A stand-in for `measure`: speed and loss by how many layers are skipped and the period."""
 
-    def measure(loaded, point, pairs, context_tokens, answers, free, prompts):
+    def measure(loaded, point, pairs, context_tokens, answers, free, prompts, progress):
         count, period = len(point.config.drop_layers), point.config.period
         calls.append((count, period))
         return {
@@ -222,6 +225,6 @@ def test_a_mistake_is_one_line(argv, line, tmp_path, capsys):
 
 
 def test_a_setting_that_cannot_be_timed_is_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(module, "measure", lambda *_: {"speedup": None})
+    monkeypatch.setattr(module, "measure", lambda *_, **more: {"speedup": None})
     assert recommend(command(tmp_path / "out", "--counts", "2", "--max-loss", "9")) == 2
     assert "too noisy to time a setting" in capsys.readouterr().err

@@ -271,7 +271,8 @@ def _add_paper(svg: Svg, box: Box, span: tuple[float, float], narrow: bool) -> f
             f"average accuracy {row.accuracy_full} → {row.accuracy} ({row.accuracy_change:+} points)\n"
             f"speed as reported {times(row.speedup)}; the bound of this model is {times(row.bound)}, "
             f"by other readings of p and k {' or '.join(map(times, row.bounds[1:]))}\n"
-            f"KV saved as reported about {row.kv_saved:.0%}; the exact formula gives at most {row.kv_limit:.0%}"
+            f"KV saved as reported about {row.kv_saved:.0%}; the exact formula gives at most {row.kv_limits[0]:.0%}, "
+            f"by the other readings {' or '.join(map('{:.0%}'.format, row.kv_limits[1:]))}"
         )
         x, y = axes.x(row.speedup), axes.y(at)
         svg.line([(x, y), (axes.x(row.bound), y)], "muted", 0.8)
