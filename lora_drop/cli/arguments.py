@@ -116,18 +116,18 @@ def parse_path(text: str) -> Path:
     return Path(text)
 
 
-def load(args: argparse.Namespace) -> LoadedModel:
-    """Load the model that the model options name.
+def load(args: argparse.Namespace, with_numbers: bool = False) -> LoadedModel:
+    """Load the model that the model options name; `with_numbers` as in `load_model`.
 
     Raises:
         LoraDropError: see `load_model`.
     """
     from lora_drop.models.load import load_model  # torch and transformers load only when a model is needed
 
-    return load_model(args.model, args.device, args.dtype)
+    return load_model(args.model, args.device, args.dtype, with_numbers)
 
 
-def load_with_config(args: argparse.Namespace) -> tuple[LoadedModel, LoraDropConfig]:
+def load_with_config(args: argparse.Namespace, with_numbers: bool = False) -> tuple[LoadedModel, LoraDropConfig]:
     """Load the model and read the config for its weights.
 
     Without a preset a named bank's settings take the place of the defaults.
@@ -135,7 +135,7 @@ def load_with_config(args: argparse.Namespace) -> tuple[LoadedModel, LoraDropCon
     Raises:
         LoraDropError: see `load_model`, `config_from` and `bank_settings`.
     """
-    loaded = load(args)
+    loaded = load(args, with_numbers)
     from lora_drop.adapters.find import bank_settings, base_of
 
     settings = {} if args.preset else bank_settings(args.adapters)

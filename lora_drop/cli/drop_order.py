@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     from lora_drop.training.settings import TrainSettings
 
     turns = [Turn.parse(text) for text in args.chat]
-    loaded, config = load_with_config(args)
+    loaded, config = load_with_config(args, with_numbers=True)  # it runs the passes of training
     windows, counted = to_rows(read_texts(loaded, args.data, turns, args.file_tokens), TrainSettings.length)
     every = max(1, len(windows) // args.windows)
     texts = []

@@ -42,14 +42,11 @@ class ReferenceOutputs(ReferenceDecoder):
 
     def lens(self, h: Tensor, is_prefill: bool = False) -> Tensor:
         """Logits (R, V) of a layer's outputs (R, D) through the final norm and the head of a step or of a prefill."""
-        head = self._prefill_head if is_prefill else self._step_head
+        head = self._prefill_logits if is_prefill else self._step_head
         return torch.cat([head(rows) for rows in h.split(HEAD_ROWS)])
 
-    def _prefill_head(self, h: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.norm(h.to(self.dtype)))
-        return logits
-
-    _step_head = _prefill_head
+    def _step_head(self, h: Tensor) -> Tensor:
+        return self._prefill_logits(h)
 
     def _see(self, i: int, rows: Tensor) -> Tensor:
         self._rows[i].extend(rows.flatten(0, -2).clone())

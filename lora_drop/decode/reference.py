@@ -119,7 +119,7 @@ class ReferenceDecoder:
                 states.append(h[:, -1].clone())
                 if position < input_ids.shape[1] and i not in pruned:
                     kv.reserve(kv.store(i)[0], i, input_ids.shape[1])  # once, and not part by part
-        logits = self.head(self.norm(states[-1]))
+        logits = self._prefill_logits(states[-1])
         return Prefilled(input_ids, kv, torch.stack(states), torch.stack(attended), logits, clock.stop())
 
     @torch.inference_mode()
@@ -271,7 +271,12 @@ class ReferenceDecoder:
             _, h = self._layer(i, h, rope, kv)
             if i in layers:
                 outputs.append(h)
-        return DecoderOutput(self.head(self.norm(h[:, logits_from:])), stacked(outputs, h))
+        return DecoderOutput(self._prefill_logits(h[:, logits_from:]), stacked(outputs, h))
+
+    def _prefill_logits(self, h: Tensor) -> Tensor:
+        """Logits (..., V) of the last layer's output (..., D)."""
+        logits: Tensor = self.head(self.norm(h.to(self.dtype)))
+        return logits
 
     def _embed(self, tokens: Tensor, position: int) -> tuple[Tensor, Rope]:
         """Embeddings (B, T, D) of the tokens from `position` on, and their rotary cosines and sines."""

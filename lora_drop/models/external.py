@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from lora_drop.decode.native.weights import NativeWeights
 from lora_drop.decode.reference import Decoder
 from lora_drop.decode.static.decoder import StaticWeights
+from lora_drop.models.gguf import refuse
 from lora_drop.models.load import (
     BUNDLED_ID,
     BUNDLED_REVISION,
@@ -44,7 +45,12 @@ def prepare(model: PreTrainedModel) -> tuple[ModelInfo, Decoder]:
     The first call lays the matrices out side by side in memory; the modules keep working. The bundled model is
     recognised by its weights. A model with modules that are not plain (hooks, quantised or adapted layers) gets the
     reference decoder.
+
+    Raises:
+        LoraDropError: the model has no numbers.
     """
+    if model.device.type == "meta":
+        refuse()
     revision = fingerprint(model)
     weights = _weights(model, revision) if _is_plain(model) else None
     name = BUNDLED_ID if revision == BUNDLED_REVISION else getattr(model, "name_or_path", "") or "a caller's model"

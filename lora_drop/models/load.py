@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lora_drop.decode.head import CODE_BYTES
@@ -36,7 +37,7 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.cost import ModelShape
 from lora_drop.models import bundled
 from lora_drop.models.download import GGUF
-from lora_drop.models.gguf import gguf_rows, load_gguf, own_blocks
+from lora_drop.models.gguf import GgufFile, gguf_rows, load_gguf, own_blocks
 from lora_drop.models.hub import (
     HUB_GGUF,
     REPAIR,
@@ -174,6 +175,7 @@ def load_model(
     model: str = "bundled",
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
+    with_numbers: bool = False,
 ) -> LoadedModel:
     """Load a model by name.
 
@@ -182,6 +184,8 @@ def load_model(
             the Hub as OWNER/NAME/FILE.gguf (a folder or file of that name comes first).
         device: `auto` (see `places`), `cpu`, `cuda` or `cuda:N`.
         dtype: `auto` (bfloat16 on CUDA and on processors that compute it in hardware), `float32` or `bfloat16`.
+        with_numbers: give each matrix its numbers, for training and for transformers' own `generate`. The matrices of
+            a GGUF file have none by default where they are decoded from its blocks; any other model has all.
 
     Raises:
         LoraDropError: the name, the files, the network, the device or the memory is at fault.
@@ -189,6 +193,7 @@ def load_model(
     name = str(model).strip()
     candidates = places(device, dtype)
     blocks: Callable[[PreTrainedModel], Blocks] | None = None
+    gguf, is_auto = None, str(dtype).lower() == "auto"
     try:
         if name.startswith("random:"):
             network, tokenizer, target = random_model(name.removeprefix("random:"), candidates)
@@ -201,8 +206,7 @@ def load_model(
                 file = fetch_shown(NAMED[name])
             else:
                 file = Path(name).expanduser() if is_gguf(name) else hub_gguf(name)
-            network, tokenizer, target = load_gguf(file, candidates)
-            blocks = partial(own_blocks, file)
+            network, tokenizer, target, gguf = load_gguf(file, candidates, with_numbers or not is_auto)
             name = file.name if is_gguf(name) else name
         else:
             source, name, local = locate(name)
@@ -211,8 +215,13 @@ def load_model(
         where = " or ".join(dict.fromkeys(f"{place} in {short_name(kind)}" for place, kind in candidates))
         raise LoraDropError(f"{name} does not fit into the memory of {where}.") from error
     network.eval().requires_grad_(False)
-    revision = fingerprint(network)
+    revision, samples = fingerprint(network, gguf), sketch(network, gguf)
+    if gguf is not None:
+        blocks = partial(own_blocks, gguf)
     blocks = blocks or blocks_of(revision)
+    weights = step_weights(network, target, blocks if is_auto else None)
+    if gguf is not None:
+        gguf.release()
     return LoadedModel(
         model=network,
         tokenizer=tokenizer,
@@ -221,8 +230,8 @@ def load_model(
         context=usable_context(network.config),
         device=target,
         dtype=network.dtype,
-        weights=step_weights(network, target, blocks if str(dtype).lower() == "auto" else None),
-        sketch=sketch(network),
+        weights=weights,
+        sketch=samples,
     )
 
 
@@ -289,32 +298,43 @@ def usable_context(config: PreTrainedConfig) -> int:
 
 
 @torch.no_grad()
-def fingerprint(model: PreTrainedModel) -> str:
+def fingerprint(model: PreTrainedModel, gguf: GgufFile | None = None) -> str:
     """16 hex digits that identify the weights; equal for float32 and bfloat16 runs of the same weights.
 
     sha256 over name, shape and up to 1024 evenly spaced elements, as bfloat16, of each parameter in order of its name.
     `named_parameters` has a tied head once, as the embedding.
+
+    Args:
+        gguf: the file that parameters without numbers are read from.
     """
     digest = hashlib.sha256()
     for name, weight in sorted(model.named_parameters()):
-        flat = weight.reshape(-1)
-        sample = flat[:: -(-flat.numel() // SAMPLES)].to(torch.bfloat16)  # rounded up, so that the end is sampled too
         digest.update(f"{name} {tuple(weight.shape)}\n".encode())
-        digest.update(sample.view(torch.int16).cpu().numpy().astype("<i2").tobytes())
+        every = -(-weight.numel() // SAMPLES)  # rounded up, so that the end is sampled too
+        digest.update(_sample(name, weight, every, gguf))
     return digest.hexdigest()[:16]
 
 
 @torch.no_grad()
-def sketch(model: PreTrainedModel) -> str:
+def sketch(model: PreTrainedModel, gguf: GgufFile | None = None) -> str:
     """The model's type, its number of parameters, and some elements of four matrices as bfloat16: for `distance`."""
-    weights = [weight for _, weight in sorted(model.named_parameters())]
-    matrices = [weight.reshape(-1) for weight in weights if weight.dim() == 2]
+    weights = sorted(model.named_parameters())
+    matrices = [(name, weight) for name, weight in weights if weight.dim() == 2]
     samples = [
-        flat[:: max(1, flat.numel() // SKETCHED)][:SKETCHED].to(torch.bfloat16).view(torch.int16).cpu()
-        for flat in (matrices[len(matrices) * quarter // 4] for quarter in range(4))
+        _sample(name, weight, max(1, weight.numel() // SKETCHED), gguf)[: 2 * SKETCHED]
+        for name, weight in (matrices[len(matrices) * quarter // 4] for quarter in range(4))
     ]
-    values = base64.b64encode(torch.cat(samples).numpy().astype("<i2").tobytes()).decode()
-    return f"{model.config.model_type} {sum(weight.numel() for weight in weights)} {values}"
+    values = base64.b64encode(b"".join(samples)).decode()
+    return f"{model.config.model_type} {sum(weight.numel() for _, weight in weights)} {values}"
+
+
+def _sample(name: str, weight: Tensor, every: int, gguf: GgufFile | None) -> bytes:
+    """Each `every`-th element of a parameter as bfloat16."""
+    if gguf is not None and weight.is_meta:
+        elements = gguf.elements(gguf.named(name), every)
+    else:
+        elements = weight.reshape(-1)[::every]
+    return elements.to(torch.bfloat16).view(torch.int16).cpu().numpy().astype("<i2").tobytes()
 
 
 def distance(first: str, second: str) -> float:

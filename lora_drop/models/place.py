@@ -163,8 +163,11 @@ def places(device: str | torch.device = "auto", dtype: str | torch.dtype = "auto
     return candidates
 
 
-def fitting(config: PreTrainedConfig, name: str, candidates: list[Place]) -> Place:
+def fitting(config: PreTrainedConfig, name: str, candidates: list[Place], packed: int | None = None) -> Place:
     """The first candidate with enough memory for the weights, decided before a download and before the machine swaps.
+
+    Args:
+        packed: bytes of weights that stay in the blocks of their file; None is of weights as numbers.
 
     Raises:
         LoraDropError: none has.
@@ -173,12 +176,13 @@ def fitting(config: PreTrainedConfig, name: str, candidates: list[Place]) -> Pla
     free = {device: free_memory(device) for device, _ in candidates}
     for device, dtype in candidates:
         size = free[device]
-        if size is None or params * dtype.itemsize <= size:
+        if size is None or (packed or params * dtype.itemsize) <= size:
             return device, dtype
     smallest = min((dtype for _, dtype in candidates), key=lambda dtype: dtype.itemsize)
     rooms = " and ".join(f"{device} has {size / 1e9:.1f} GB free" for device, size in free.items() if size is not None)
     raise LoraDropError(
-        f"{name} needs {params * smallest.itemsize / 1e9:.1f} GB for its weights in {short_name(smallest)}, "
+        f"{name} needs {(packed or params * smallest.itemsize) / 1e9:.1f} GB for its weights in "
+        f"{'their blocks' if packed else short_name(smallest)}, "
         f"and {rooms}: use a smaller model, or another device or dtype."
     )
 

@@ -67,7 +67,7 @@ def train(
         # A card for each: by itself every process would take the emptiest. Accelerate numbers CPUs too.
         device = str(processes.device) if processes.device.type == "cuda" else processes.device.type
     progress_here = progress if processes.is_main_process else _silent
-    loaded = load.load_model(job.model, device, job.dtype)
+    loaded = load.load_model(job.model, device, job.dtype, with_numbers=True)
     _check_weights(loaded)
     needs, free = memory(loaded.shape, loaded.dtype.itemsize, settings, job), free_memory(loaded.device)
     check_room(needs, settings, free, loaded.device)

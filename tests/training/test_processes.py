@@ -46,7 +46,7 @@ def test_each_process_of_a_launch_has_a_card_of_its_own(tmp_path, monkeypatch, o
     asked = []
     state = SimpleNamespace(num_processes=2, device=torch.device(own), is_main_process=True)
     monkeypatch.setattr(train_module, "PartialState", lambda cpu: state)
-    monkeypatch.setattr(train_module.load, "load_model", lambda model, device, dtype: asked.append(device) or 1 / 0)
+    monkeypatch.setattr(train_module.load, "load_model", lambda model, device, *_, **__: asked.append(device) or 1 / 0)
     for device in ("auto", "cuda", "cuda:0", "cpu"):
         with pytest.raises(ZeroDivisionError):
             train_module.train(TrainSettings(), TrainJob(tmp_path, [tmp_path / "text.txt"], device=device))

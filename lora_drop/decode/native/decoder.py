@@ -1,7 +1,8 @@
 """The native decoder: steps and passes in C, on a CPU.
 
-The model's own modules read a prompt, with its attention in C. Activations of steps are float32 whatever the model's
-number type; K/V have the model's. A test compares each rule, part, kv rule and architecture with the reference.
+The model's own modules read a prompt, with its attention in C; of a model without numbers (`models.gguf`) the C steps
+do, in chunks. Activations of steps are float32 whatever the model's number type; K/V have the model's. A test
+compares each rule, part, kv rule and architecture with the reference.
 
 Shapes: D hidden size, hs head size, V vocabulary, n skipped layers; rows: tokens that one pass runs together.
 """
@@ -12,7 +13,6 @@ import ctypes
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from lora_drop.decode.cache import KVCache
@@ -28,7 +28,7 @@ from lora_drop.method.schedule import REUSE_RULES, Schedule
 ROPE_BLOCK = 256  # positions whose cosines and sines are computed together
 LARGEST_HEAD = 256  # head size whose attention to a prompt is in C
 MOST_ROWS = 64  # of a pass: the longest period with repair
-READ_ROWS = 16  # that `read` runs in one pass
+READ_ROWS = 16  # of a given text that run in one pass
 
 
 class NativeDecoder(ReferenceDecoder):
@@ -36,7 +36,7 @@ class NativeDecoder(ReferenceDecoder):
 
     def __init__(self, model: PreTrainedModel, weights: NativeWeights):
         super().__init__(model)
-        self.name = weights.decoder_name
+        self.name, self.device = weights.decoder_name, torch.device("cpu")
         self._weights, self._vocabulary, self._hidden_size = weights, weights.head.n, self.embed.embedding_dim
         self._embedding, self._norm = self.embed.weight.detach().contiguous(), self.norm.weight.detach().float()
         self._ends = Ends(
@@ -98,6 +98,8 @@ class NativeDecoder(ReferenceDecoder):
 
     def _layer(self, i: int, h: Tensor, rope: Rope, kv: KVCache) -> tuple[Tensor, Tensor]:
         """See `ReferenceDecoder`: a layer on a part of a prompt, (1, T, D), with its attention in C."""
+        if self.embed.weight.is_meta:
+            return self._layer_by_steps(i, h, kv)
         layer = self.layers[i]
         if len(h) > 1 or layer.self_attn.head_dim > LARGEST_HEAD:
             return super()._layer(i, h, rope, kv)
@@ -110,6 +112,29 @@ class NativeDecoder(ReferenceDecoder):
         self._library.ld_prompt(at, ctypes.addressof(view), h.shape[1], query.data_ptr(), mixed.data_ptr())
         u = h + layer.self_attn.o_proj(mixed.flatten(2))
         return u, feed(layer, u)
+
+    def _layer_by_steps(self, i: int, h: Tensor, kv: KVCache) -> tuple[Tensor, Tensor]:
+        """The same without the module's numbers. Row by row it equals, to the bit, the layer in a full step."""
+        layer, rows = self._weights.layers[i], h[0].clone()
+        like = torch.empty(1, layer.kv_heads, 0, layer.head_dim, dtype=self.dtype)
+        store = store_of(kv.reserve(like, i, kv.lengths[i] + len(rows)), kv.lengths[i])
+        attended = torch.empty_like(rows)
+        for part, anchors in zip(rows.split(READ_ROWS), attended.split(READ_ROWS), strict=True):
+            # The anchor of a skipped attention is the stream after it.
+            plan = Plan(drops=1, hidden=anchors.data_ptr())
+            step = Step(rows=len(part), rule=REUSE_RULES.index("anchor"), attention_only=True)
+            at = [self._layers_at + i * ctypes.sizeof(Layer), ctypes.addressof(plan), 1, ctypes.addressof(step)]
+            cos_sin = self._rope_at(store.length)
+            self._library.ld_step(self._ends_at, *at, *cos_sin, ctypes.addressof(store), part.data_ptr(), None)
+        kv.lengths[i] = store.length
+        return attended[None], rows[None]
+
+    def _prefill_logits(self, h: Tensor) -> Tensor:
+        """See `ReferenceDecoder`."""
+        if not self.embed.weight.is_meta:
+            return super()._prefill_logits(h)
+        logits: Tensor = self._logits(h.flatten(0, -2).contiguous()).unflatten(0, h.shape[:-1])
+        return logits
 
     def _pending(self, h: Tensor, state: DecodeState) -> Tensor:
         """See `ReferenceDecoder`; a row of the memory that the pass runs in."""
@@ -185,7 +210,8 @@ class NativeDecoder(ReferenceDecoder):
 
     def _embedded(self, tokens: Tensor) -> Tensor:
         """Embeddings (rows, D) of tokens (1, rows); a copy, which `ld_step` overwrites."""
-        return F.embedding(tokens[0], self.embed.weight).float()
+        rows: Tensor = self.embed(tokens)[0].float()
+        return rows
 
     def _run(
         self,
@@ -219,6 +245,8 @@ class NativeDecoder(ReferenceDecoder):
         writes = schedule.kv == "write" and not schedule.repairs  # at LoRA steps; a repair writes them otherwise
         state.make_room(layers[:narrow], 1, False)
         state.make_room(layers[narrow:], rows, lora and not writes, forgets)
+        if token is not None and self.embed.weight.is_meta:
+            h[-1:], token = self._embedded(token), None
         step = Step(
             rows=rows,
             lora=lora,
