@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,7 +56,7 @@ def progress(noun: str, every: float = 0, quiet: bool = False) -> Iterator[Calla
     from tqdm import tqdm
 
     on_terminal, due = sys.stderr.isatty(), 0.0
-    began: tuple[float, float] | None = None  # when, and with how much done
+    began: tuple[float, float, int | None] = (0.0, math.inf, None)  # when, with how much done, of what total
     form = {"bar_format": f"{{n_fmt}} {noun}", "smoothing": 0, "miniters": 0, "leave": False, "dynamic_ncols": True}
     with tqdm(disable=quiet or not on_terminal, **form) as bar:
 
@@ -63,7 +64,7 @@ def progress(noun: str, every: float = 0, quiet: bool = False) -> Iterator[Calla
             nonlocal due, began
             count, is_part, now = f"{int(done)} of {total} {noun}", done > int(done), time.monotonic()
             if on_terminal:
-                if bar.total != total:
+                if bar.total != total or done < bar.n:  # other work
                     bar.reset(total)
                     bar.initial = bar.n = done
                 if total is not None:
@@ -71,9 +72,11 @@ def progress(noun: str, every: float = 0, quiet: bool = False) -> Iterator[Calla
                 bar.set_postfix_str(words, refresh=total is not None and not is_part)
                 bar.update(done - bar.n)
             elif total and not quiet and (now >= due + PART * is_part or done == total):
-                due, began = now + every, began or (now, done)
-                left = (now - began[0]) * (total - done) / max(done - began[1], 1e-9)
-                time_left = f"{tqdm.format_interval(left)} left" if left >= 1 else ""
+                due = now + every
+                if done < began[1] or total != began[2]:
+                    began = now, done, total
+                pace = (now - began[0]) / (done - began[1]) if done > began[1] else 0
+                time_left = f"{tqdm.format_interval(pace * (total - done))} left" if pace * (total - done) >= 1 else ""
                 say(", ".join(filter(None, (count, words, time_left))))
 
         yield show

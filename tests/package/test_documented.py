@@ -39,6 +39,7 @@ NOT_HERE = {
     "needs the Hub": (
         *(r"hf (repos|upload|download|auth)", r".*custom_generate=\"USER/REPOSITORY\""),
         *(r"(python -m lora_drop|lora-drop) adapters (pull|push) ", r"lora-drop run .*--adapters USER/"),
+        r"(python -m lora_drop|lora-drop) fetch (qwen|\{\})",
     ),
     "needs the package index": (r"pip install",),
     "needs a checkout": (
