@@ -76,7 +76,7 @@ def last_line(capsys) -> str:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_names_a_damaged_model(command, capsys, monkeypatch, name):
-    monkeypatch.setattr("lora_drop.models.load.load_model", lambda *_: damaged("reference"))
+    monkeypatch.setattr("lora_drop.models.load.load_model", lambda *_, **__: damaged("reference"))
     assert main(command(name)) == 2
     assert re.match("lora-drop: .*(are|is) NaN or infinite.*(damaged|overflow)", last_line(capsys))
 
@@ -84,7 +84,7 @@ def test_every_command_names_a_damaged_model(command, capsys, monkeypatch, name)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_names_memory_that_runs_out(command, capsys, monkeypatch, name):
     model = fresh("reference")
-    monkeypatch.setattr("lora_drop.models.load.load_model", lambda *_: model)
+    monkeypatch.setattr("lora_drop.models.load.load_model", lambda *_, **__: model)
     with monkeypatch.context() as patch:
         patch.setattr(torch.nn.Linear, "forward", lambda *_: raising(torch.OutOfMemoryError, "CUDA\nmemory")(None))
         assert main(command(name)) == 2
