@@ -56,15 +56,16 @@ def progress(noun: str, every: float = 0, quiet: bool = False) -> Iterator[Calla
     from tqdm import tqdm
 
     on_terminal, due = sys.stderr.isatty(), 0.0
-    began: tuple[float, float, int | None] = (0.0, math.inf, None)  # when, with how much done, of what total
+    began = 0.0, 0.0  # when, and with how much done
+    last: tuple[float, int | None] = math.inf, None  # what was shown last
     form = {"bar_format": f"{{n_fmt}} {noun}", "smoothing": 0, "miniters": 0, "leave": False, "dynamic_ncols": True}
     with tqdm(disable=quiet or not on_terminal, **form) as bar:
 
         def show(done: float, total: int | None = None, words: str = "") -> None:
-            nonlocal due, began
+            nonlocal due, began, last
             count, is_part, now = f"{int(done)} of {total} {noun}", done > int(done), time.monotonic()
             if on_terminal:
-                if bar.total != total or done < bar.n:  # other work
+                if bar.total != total or done < bar.n:
                     bar.reset(total)
                     bar.initial = bar.n = done
                 if total is not None:
@@ -73,8 +74,9 @@ def progress(noun: str, every: float = 0, quiet: bool = False) -> Iterator[Calla
                 bar.update(done - bar.n)
             elif total and not quiet and (now >= due + PART * is_part or done == total):
                 due = now + every
-                if done < began[1] or total != began[2]:
-                    began = now, done, total
+                if done < last[0] or total != last[1]:  # other work
+                    began = now, done
+                last = done, total
                 pace = (now - began[0]) / (done - began[1]) if done > began[1] else 0
                 time_left = f"{tqdm.format_interval(pace * (total - done))} left" if pace * (total - done) >= 1 else ""
                 say(", ".join(filter(None, (count, words, time_left))))
