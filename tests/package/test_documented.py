@@ -63,7 +63,8 @@ if importlib.util.find_spec("lm_eval") is None:
 BEGINS = {
     r"python -m lora_drop train --(?!model)|ACCELERATE\S+ ": r"memory: |\d+ of \d+ texts",
     r"(python -m lora_drop|lora-drop) bench( |$)": r"warm-up|round|of \d",
-    r'(S=")?python -m lora_drop sweep ': r"[1-9]\d* of \d+ points",
+    r"python -m lora_drop sweep ": r"[1-9]\d* of \d+ points",
+    r'S="python -m lora_drop sweep ': r"of \d+ points \|.*\| \d\d:\d\d left",
     r"(python -m lora_drop|lora-drop) (presets|reproduce|compare)": r"\d of \d+ prompts",
     r"python -m lora_drop drop-order": r"\d+ \(KL",
     r"python -m lora_drop evaluate .*--free": r"[1-9]\d* answers",
