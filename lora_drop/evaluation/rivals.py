@@ -82,6 +82,8 @@ def compare_methods(
         there = {row["method"] for row in rows}
         keys = {("search " if is_search else "") + name: name for name in names if name not in there}
         missing = {key: lanes[name] for key, name in keys.items()}
+        if not missing:  # and what `COUNTS` holds is of other rows
+            return {row["method"]: row for row in rows}
         for key, row in measure_lanes(loaded, missing, on, folder, rows, tokens, progress).items():
             rows.append({"method": keys[key], "is_search": is_search} | row)
         store.write([*rows, *(row for row in store.rows if row["is_search"] != is_search)])

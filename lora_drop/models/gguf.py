@@ -40,9 +40,8 @@ BLOCKS = "blocks.json"  # the index that `find_tensors` returns, stored beside t
 INDEX = "tensors.json"  # the index of any other file
 EMBEDDING = "token_embd.weight"
 HOUR = 3600  # seconds; an older temporary folder is a killed program's
-HEADER = (
-    1 << 24
-)  # bytes at a file's start that, with its size, tell it from others: settings, vocabulary, some weights
+# Bytes at a file's start that, with its size, tell it from others: settings, vocabulary, some weights.
+HEADER = 1 << 24
 PARTS = {  # of each matrix of a layer
     "qkv": ("attn_q", "attn_k", "attn_v"),
     "out": ("attn_output",),

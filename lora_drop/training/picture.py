@@ -23,7 +23,9 @@ def loss_picture(log: str) -> str:
     for line in log.splitlines():
         with suppress(ValueError):  # a line that a kill has cut short
             entry = json.loads(line)
-            entries = {step: old for step, old in entries.items() if step < entry["step"]} | {entry["step"]: entry}
+            while entries and next(reversed(entries)) >= entry["step"]:
+                entries.popitem()
+            entries[entry["step"]] = entry
     lines = {"loss of each step": [(entry["tokens"], entry["loss"]) for entry in entries.values() if "loss" in entry]}
     for entry in entries.values():
         for row in entry.get("evaluation", {}).get("schedules", ()):

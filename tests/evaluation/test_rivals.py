@@ -5,6 +5,7 @@ import re
 import pytest
 
 from lora_drop.evaluation import rivals
+from lora_drop.evaluation.measure import protocol
 from lora_drop.evaluation.measure.bench import time_lanes
 from lora_drop.evaluation.measure.pairs import PromptSet
 from lora_drop.method.config import LoraDropConfig
@@ -50,6 +51,22 @@ def test_values_are_searched_on_other_prompts_and_a_row_is_measured_once(tiny, t
     count = len(seen)
     assert rivals.compare_methods(*call)["rows"] == content["rows"] and len(seen) == count
     assert (tmp_path / PICTURE).read_text() == frontier_picture(content)
+
+
+def test_a_stopped_comparison_goes_on_with_the_next_prompt(tiny, tmp_path, monkeypatch):
+    counted, count = [], protocol._counts
+    monkeypatch.setattr(protocol, "_counts", lambda *of: counted.append(of[2]) or count(*of))
+
+    def stop(done, total):
+        if (done, total) == (1, len(PROMPTS.texts)):
+            raise KeyboardInterrupt
+
+    call = tiny, ["draft-verify", "exit:4"], PROMPTS, OTHERS, tmp_path, 6
+    with pytest.raises(KeyboardInterrupt):
+        rivals.compare_methods(*call, stop)
+    counted.clear()
+    rows = reported(rivals.compare_methods(*call))
+    assert len(counted) == len(rows), "one prompt of the two, and no search"
 
 
 def test_every_method_that_drafts_is_searched_alike():
