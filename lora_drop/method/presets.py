@@ -26,6 +26,8 @@ EXACT: dict[str, Any] = {"refresh": "repair", "kv": "write"}  # exact full steps
 # The full model, with the screened head at the steps between full ones.
 SCREENED_HEAD: dict[str, Any] = {"drop_layers": (), "head": "screened", "lookup": 0}
 SCREENED_HEAD |= {"refresh_entropy": None, "refresh_position": None}
+# Prompt lookup's drafts, as the search of `compare` chose them beside Balanced's.
+COPYING = {"lookup": 1, "lookup_longest": 4, "lookup_least": 2}
 
 PRESETS = {
     preset.name: preset
@@ -35,6 +37,14 @@ PRESETS = {
             "Balanced",
             "Skips a third of the layers in two of three steps; rejects drafts that are absurd or repeat the text.",
             LoraDropConfig(period=3, drop_ratio=0.33, accept=0.15, own_repeats=True, head="screened", **EXACT),
+        ),
+        Preset(
+            "copying",
+            "Copying",
+            "As Balanced, with drafts copied from earlier text where it repeats itself.",
+            LoraDropConfig(
+                period=3, drop_ratio=0.33, accept=0.15, own_repeats=True, head="screened", **EXACT, **COPYING
+            ),
         ),
         Preset(
             "fast",
@@ -81,6 +91,11 @@ _BUNDLED_CHOICES: dict[str, tuple[int, dict[str, Any], str]] = {
         14,
         {"period": 2, "drop_ratio": 0.54},
         "Skips fourteen chosen layers at every other token; rejects drafts that are absurd or repeat the text.",
+    ),
+    "copying": (
+        14,
+        {"period": 2, "drop_ratio": 0.54},
+        "As Balanced, with drafts copied from earlier text where it repeats itself.",
     ),
     "fast": (
         14,
