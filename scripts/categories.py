@@ -1,7 +1,8 @@
 """Make a file of prompts by category from benchmarks' own files, for speeds by kind of text.
 
     python -m scripts.categories BENCH --out categories.jsonl
-    python -m lora_drop compare --data categories.jsonl --methods balanced,fast,prompt-lookup:1:3 --out by-category
+    python -m lora_drop compare --data categories.jsonl --methods balanced,fast,prompt-lookup:1:2 --out by-category
+    python -m scripts.categories --table by-category    # the table of docs/benchmarks.md
 
 BENCH is the folder of docs/benchmarks.md. Each category has the first `--count` records (default 10) of its files, the
 files in turn, and the categories take turns too. For measuring only: the records are other people's, and none may be
@@ -17,6 +18,10 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from lora_drop.cli.output import spread
+from lora_drop.run.results.compared import reported
+from lora_drop.run.results.files import COMPARE
 
 LONGEST = 4000  # characters of a text to summarise
 Record = dict[str, Any]
@@ -69,13 +74,28 @@ def _records(path: Path) -> Iterator[Record]:
     return iter(json.loads(text)["examples"]) if path.suffix == ".json" else map(json.loads, text.splitlines())
 
 
+def table(content: Record) -> Iterator[str]:
+    """Lines of Markdown: the speed of each method that was compared, by category."""
+    yield f"| | {' | '.join(['all', *CATEGORIES])} |"
+    yield "|---" * (len(CATEGORIES) + 2) + "|"
+    for row in reported(content):
+        parts = [row, *(row["by_kind"][name] for name in CATEGORIES)]
+        cells = [f"{part['speedup']:.2f} ({spread(part)})" for part in parts]
+        yield f"| `{row['method']}` | {' | '.join(cells)} |"
+
+
 def main() -> int:
     """Run the script; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, metavar="BENCH")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl")
+    parser.add_argument("folder", type=Path, metavar="BENCH", nargs="?", default=Path())
     parser.add_argument("--count", type=int, default=10, metavar="N", help="records of a category (default 10)")
+    does = parser.add_mutually_exclusive_group(required=True)
+    does.add_argument("--out", type=Path, metavar="FILE.jsonl")
+    does.add_argument("--table", type=Path, metavar="DIR", help="of compare; prints its speeds by category")
     args = parser.parse_args()
+    if args.table:
+        print("\n".join(table(COMPARE.read(args.table / COMPARE.name))))
+        return 0
     lists = {name: list(itertools.islice(prompts_of(args.folder, name), args.count)) for name in CATEGORIES}
     in_turn = itertools.zip_longest(*([(name, prompt) for prompt in prompts] for name, prompts in lists.items()))
     records = [{"kind": pair[0], "prompt": pair[1]} for row in in_turn for pair in row if pair]

@@ -1,6 +1,7 @@
 """Take the pictures of the README and of Spaces.md: `python -m scripts.screenshots [--out FOLDER]`.
 
-Each is the real page in a real Chromium after a real run on the bundled model. It needs what `make test` installs:
+Each is the real page in a real Chromium after a real run on the bundled model: most show the recorded run, since
+Chromium takes the time of a small machine's cores from a run beside it. It needs what `make test` installs:
 playwright, and a Chromium: playwright's, or that of CHROMIUM.
 """
 
@@ -18,6 +19,8 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
+from lora_drop.paths import SHIPPED_RECORDED
+
 ROOT = Path(__file__).resolve().parents[1]
 DESKTOP, PHONE = ViewportSize(width=1600, height=900), ViewportSize(width=390, height=844)
 READY_MS, RUN_MS, SETTLE_MS = 60_000, 120_000, 1200
@@ -32,11 +35,10 @@ def opened(browser: Browser, url: str, size: ViewportSize, theme: str = "light")
     return page
 
 
-def run(page: Page, compare: str = "") -> None:
-    """Press Run on the preset that the page opens on, with a third lane or without, and wait for the end."""
-    if not page.is_visible("[data-compare='']"):
-        page.click("#ld-advanced button")
-    page.click(f"[data-compare='{compare}']")
+def run(page: Page) -> None:
+    """Press Run on the preset that the page opens on, without a third lane, and wait for the end."""
+    page.click("#ld-advanced button")
+    page.click("[data-compare='']")
     page.click("#ld-advanced button")
     page.wait_for_timeout(SETTLE_MS)
     page.click("#ld-run")
@@ -45,6 +47,13 @@ def run(page: Page, compare: str = "") -> None:
     page.evaluate("document.querySelector('.ld-live[data-state=playing] [data-act=skip]')?.click()")
     page.wait_for_selector(".ld-live[data-state='done']", timeout=RUN_MS)
     page.mouse.move(700, 4)
+    page.wait_for_timeout(SETTLE_MS)
+
+
+def open_recorded(page: Page) -> None:
+    """Open the trace of the recorded run, and go to its end."""
+    page.set_input_files("input[type=file]", SHIPPED_RECORDED)
+    page.wait_for_selector(".ld-live[data-state='done']", timeout=RUN_MS)
     page.wait_for_timeout(SETTLE_MS)
 
 
@@ -63,9 +72,8 @@ def take(browser: Browser, url: str, out: Path) -> None:
 
     page = opened(browser, url, DESKTOP)
     keep(page, "empty")
-    run(page)
+    open_recorded(page)
     keep(page, "page")
-    run(page, "corrections-off")
     scrub(page, 40)
     keep(page, "three-lanes")
     page.keyboard.press("Escape")
