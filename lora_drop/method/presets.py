@@ -43,8 +43,7 @@ EXACT: dict[str, Any] = {"refresh": "repair", "kv": "write"}  # exact full steps
 # The full model, with the screened head at the steps between full ones.
 SCREENED_HEAD: dict[str, Any] = {"drop_layers": (), "head": "screened", "lookup": 0}
 SCREENED_HEAD |= {"refresh_entropy": None, "refresh_position": None}
-# Prompt lookup's drafts, as the search of `compare` chose them beside Balanced's.
-COPYING = {"lookup": 1, "lookup_longest": 4, "lookup_least": 2}
+_BALANCED = LoraDropConfig(period=3, drop_ratio=0.33, accept=0.15, own_repeats=True, head="screened", **EXACT)
 
 # Those of a model whose bank brings none.
 PRESETS = Presets(
@@ -53,15 +52,14 @@ PRESETS = Presets(
             "balanced",
             "Balanced",
             "Skips a third of the layers in two of three steps; rejects drafts that are absurd or repeat the text.",
-            LoraDropConfig(period=3, drop_ratio=0.33, accept=0.15, own_repeats=True, head="screened", **EXACT),
+            _BALANCED,
         ),
         Preset(
             "copying",
             "Copying",
             "As Balanced, with drafts copied from earlier text where it repeats itself.",
-            LoraDropConfig(
-                period=3, drop_ratio=0.33, accept=0.15, own_repeats=True, head="screened", **EXACT, **COPYING
-            ),
+            # Prompt lookup's drafts as the search of `compare` chose them beside Balanced's.
+            _BALANCED.replace(lookup=1, lookup_longest=4, lookup_least=2),
         ),
         Preset(
             "fast",

@@ -12,8 +12,10 @@ from lora_drop.decode.head import CODE_BYTES
 from lora_drop.evaluation import presets as module
 from lora_drop.evaluation.measure import texts
 from lora_drop.method.cost import Corrections, ModelShape, speed_bound
-from lora_drop.method.presets import COMPARISONS, PRESETS
+from lora_drop.method.presets import COMPARISONS, PRESETS, Presets
+from lora_drop.run.results import bank_presets
 from lora_drop.run.results.bank_presets import presets_of
+from lora_drop.run.results.preset_results import measured_presets
 from lora_drop.run.results.prompts import EXAMPLES, SAMPLE_PROMPTS
 from tests.support.parts import full_bank
 from tests.support.presets import BUNDLED as UNLOADED
@@ -142,3 +144,21 @@ def test_a_killed_measurement_goes_on_and_what_is_out_of_date_is_renewed(
 
     assert main(command(data, out, "--context-tokens", "5")) == 2
     assert "out already holds presets of another settings" in capsys.readouterr().err
+
+
+def test_a_bank_gets_figures_in_its_presets_file(tiny, data, bank, short, tmp_path, capsys, monkeypatch):
+    """Also where the settings alone were in it, as `train` leaves it; nothing in it is a path of this machine."""
+    folder, config = tmp_path / "banks" / "ours", PRESETS["fast"].config.replace(drop_layers=(3, 4))
+    monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path / "none")
+    model = {"id": tiny.id, "revision": tiny.revision, "dtype": "float32"}
+    presets = {"fast": {"note": "Ours.", "config": config.differences()}}
+    (folder / "presets.json").write_text(json.dumps({"model": model, "order": [4, 3], "presets": presets, "rows": []}))
+    monkeypatch.setattr(bank_presets, "PRESETS", Presets([PRESETS["fast"]]))
+    assert main(command(data, folder, "--adapters", str(folder), "--json")) == 0
+    content = json.loads((folder / "presets.json").read_text())
+    assert (content["order"], content["presets"]) == ([4, 3], presets)
+    assert [(row["preset"], row["adapters"]) for row in content["rows"]] == [("fast", "ours"), ("fast", "none")]
+    assert str(tmp_path) not in json.dumps(content)
+    found = measured_presets(tiny, str(folder))
+    assert (found.rows["fast"], found.bare["fast"]) == tuple(content["rows"])
+    assert not measured_presets(tiny).rows

@@ -285,6 +285,9 @@ def test_python_trains_and_saves_as_documented(tmp_path):
     assert result["steps"] == 1 and [line.partition(":")[0] for line in lines] == ["memory", "time"]
     lora_drop.AdapterBank.load(tmp_path / "out").save_pretrained(tmp_path / "bank")
     assert AdapterBank.load(tmp_path / "bank").meta["tokens"] == 48 * 4
+    presets = presets_of(load_model(job.model, "cpu"), str(job.out))
+    assert presets[READABLE].note == "The settings that these corrections were trained for."
+    assert presets[READABLE].config.adapters == str(job.out) and presets[READABLE].config.accept == 0.15
 
 
 def test_the_regression_alone_already_helps(tiny, windows, tmp_path):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
+from dataclasses import replace
 
 from lora_drop.adapters.bank import BankConfig
 from lora_drop.adapters.find import fitting_banks, presets_folder
@@ -34,41 +33,32 @@ def read_presets(loaded: LoadedModel | ModelInfo, adapters: str | None = None) -
         LoraDropError: the file or a bank is broken, or the file is of another model.
     """
     bank = None if adapters in ("auto", "none") else adapters
-    presets, order, content = [*PRESETS.values()], [], {}
+    presets, content = {**PRESETS}, {}
     if folder := presets_folder(loaded, bank):
-        content, config = PRESETS_FILE.read(folder / PRESETS_FILE.name), BankConfig.read(folder)
-        order = content.get("order", [])
+        content, trained = PRESETS_FILE.read(folder / PRESETS_FILE.name), BankConfig.read(folder)
         try:
-            _check_model(content, config, loaded)
-            presets = [*(PRESETS | {preset.name: preset for preset in _presets_in(content, loaded)}).values()]
+            presets |= _presets_in(content, trained, loaded)
         except LoraDropError as error:
             raise LoraDropError(f"{PRESETS_FILE.name} of adapters {bank_name(folder)}: {error}") from None
     elif bank is None and not any(fitting_banks(loaded)):
-        presets = [dataclasses.replace(preset, note=f"{preset.note} {UNTRAINED}") for preset in presets]
+        presets = {name: replace(preset, note=f"{preset.note} {UNTRAINED}") for name, preset in presets.items()}
     if bank is not None:
-        presets = [_with_bank(preset, bank) for preset in presets]
-    return Presets(presets, order, bank), content
+        taken = {name: p.config.replace(adapters=bank) for name, p in presets.items() if p.config.adapters == "auto"}
+        presets |= {name: replace(presets[name], config=config) for name, config in taken.items()}
+    return Presets(presets.values(), content.get("order", ()), bank), content
 
 
-def _check_model(content: Content, bank: BankConfig, loaded: LoadedModel | ModelInfo) -> None:
-    """Raise LoraDropError if a file is of another model than its bank and the loaded one, or has layers beyond it."""
+def _presets_in(content: Content, bank: BankConfig, loaded: LoadedModel | ModelInfo) -> dict[str, Preset]:
+    """The presets that a file names. Raises LoraDropError: it is of another model, or does not fit this one."""
     model = content["model"]["id"], content["model"]["revision"]
     if not {bank.base_model_name_or_path, bank.revision, loaded.id, loaded.revision}.intersection(model):
         raise LoraDropError(f"they are of another model, {model[0]}: put that file beside its own bank.")
     LoraDropConfig(drop_layers=tuple(content.get("order", ()))).schedule_for(loaded.num_layers)
-
-
-def _presets_in(content: Content, loaded: LoadedModel | ModelInfo) -> Iterator[Preset]:
-    """The presets that a file names. Raises LoraDropError: no such preset, or settings that do not fit the model."""
+    presets = {}
     for name, entry in content.get("presets", {}).items():
-        preset, config = preset_named(name, PRESETS), LoraDropConfig(**entry["config"])
+        config = LoraDropConfig(**entry["config"])
         config.schedule_for(loaded.num_layers)
         if config.adapters not in ("auto", "none") and not hub_name(config.adapters):
             raise LoraDropError(f"adapters of {name} must be auto, none or a repository USER/REPO.")
-        yield dataclasses.replace(preset, note=entry["note"], config=config)
-
-
-def _with_bank(preset: Preset, bank: str) -> Preset:
-    """A preset that takes a named bank, unless it names another."""
-    config = preset.config
-    return preset if config.adapters != "auto" else dataclasses.replace(preset, config=config.replace(adapters=bank))
+        presets[name] = replace(preset_named(name, PRESETS), note=entry["note"], config=config)
+    return presets

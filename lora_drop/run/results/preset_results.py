@@ -26,7 +26,6 @@ from lora_drop.run.results.files import REPEATS
 from lora_drop.run.results.store import is_setting, whole_setting
 from lora_drop.run.trace.records import PresetFigures
 
-NOT_MEASURED = "not measured on this model"
 LEAST_SAVED = 0.05  # of the K/V memory: a smaller share is not mentioned
 
 
@@ -109,7 +108,7 @@ def measured_presets(
     presets, content = read_presets(loaded, adapters)
     about = {name: content.get(name) for name in ("model", "device", "data", "date")}
     if None in about.values() or content["model"]["revision"] != loaded.revision:
-        return Measured(missing=NOT_MEASURED)
+        return Measured(missing="not measured on this model")
     rows: dict[str, dict[str, Any]] = {}
     bare: dict[str, dict[str, Any]] = {}
     for name, preset in presets.items():
