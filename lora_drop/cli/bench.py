@@ -9,7 +9,7 @@ from typing import Any
 from lora_drop.cli.arguments import Commands, add_command, load_with_config
 from lora_drop.cli.output import Row, cell, note, print_result, print_table, say
 from lora_drop.method.cost import human_bytes
-from lora_drop.method.presets import check_options
+from lora_drop.method.presets import config_from
 from lora_drop.run.report.speed import quotient, speedup_words
 
 TIMED = {  # figures that every run has, but for a noisy clock
@@ -40,7 +40,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    check_options(vars(args))  # a mistake in the options is reported at once
+    config_from(vars(args), None)  # a mistake in the options is reported at once
     from lora_drop.evaluation.measure.bench import bench
     from lora_drop.evaluation.measure.bench_reference import LOOKUP, gguf_of, isolated
     from lora_drop.evaluation.measure.pairs import read_prompts

@@ -7,7 +7,7 @@ import os
 
 from lora_drop.cli.arguments import Commands, add_command, load_with_config
 from lora_drop.cli.output import note, print_result, progress
-from lora_drop.method.presets import check_options
+from lora_drop.method.presets import config_from
 
 
 def add(commands: Commands) -> None:
@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    check_options(vars(args))  # a mistake in the options is reported at once
+    config_from(vars(args), None)  # a mistake in the options is reported at once
     from lora_drop.evaluation.tasks.utils import Options
 
     names = None if args.tasks is None else tuple(name.strip() for name in args.tasks.split(","))

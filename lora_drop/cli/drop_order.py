@@ -7,7 +7,7 @@ import argparse
 from lora_drop.cli.arguments import Commands, add_command, load_with_config
 from lora_drop.cli.output import note, print_json, print_table, say
 from lora_drop.errors import LoraDropError
-from lora_drop.method.presets import check_options
+from lora_drop.method.presets import config_from
 
 
 def add(commands: Commands) -> None:
@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    check_options(vars(args))  # a mistake in the options is reported at once
+    config_from(vars(args), None)  # a mistake in the options is reported at once
     if args.windows < 1:
         raise LoraDropError("--windows must be at least 1.")
     from lora_drop.adapters.find import find_bank

@@ -8,7 +8,7 @@ from typing import Any
 from lora_drop.cli.arguments import Commands, add_command, load_with_config, read_data, read_data_prompts
 from lora_drop.cli.output import note, print_result, print_table, progress
 from lora_drop.errors import LoraDropError
-from lora_drop.method.presets import check_options
+from lora_drop.method.presets import config_from
 
 
 def add(commands: Commands) -> None:
@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    check_options(vars(args))  # a mistake in the options is reported at once
+    config_from(vars(args), None)  # a mistake in the options is reported at once
     on_answers = args.target == "own" or (args.target is None and args.free and args.target_field is None)
     if not on_answers and None in (args.data, args.prompt_field, args.target_field):
         raise LoraDropError("name --data, --prompt-field and --target-field, or take --target own.")

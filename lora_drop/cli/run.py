@@ -15,7 +15,7 @@ from lora_drop.cli.output import note, progress, say
 from lora_drop.cli.run_report import show_run
 from lora_drop.errors import LoraDropError, one_line
 from lora_drop.method.fields import RUN
-from lora_drop.method.presets import check_options, preset_named
+from lora_drop.method.presets import config_from, preset_named
 from lora_drop.method.settings import settings_of
 from lora_drop.run.report.report import Report
 from lora_drop.run.trace.records import Header, Record, write_line
@@ -40,7 +40,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    config = check_options(vars(args))
+    config = config_from(vars(args), None)
     if sys.stderr.isatty() and not args.json:
         say("Loading the model.")  # 7 s with torch's import, before anything can be drawn
     from lora_drop.run.request import Request

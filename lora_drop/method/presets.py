@@ -104,27 +104,15 @@ def preset_named(name: str, presets: Presets) -> Preset:
     return preset
 
 
-def check_options(options: Mapping[str, Any]) -> LoraDropConfig:
-    """Check options as `config_from` takes them before the model is loaded, whose presets may have other settings.
-
-    Returns:
-        The config without a preset; with one the generic preset's, without the changes.
-
-    Raises:
-        LoraDropError: no such preset, or a value that is not allowed.
-    """
-    changes, preset = _changes(options), options.get("preset")
-    return LoraDropConfig().replace(**changes) if preset is None else preset_named(preset, PRESETS).config
-
-
 def config_from(
-    options: Mapping[str, Any], presets: Presets, defaults: Mapping[str, Any] | None = None
+    options: Mapping[str, Any], presets: Presets | None, defaults: Mapping[str, Any] | None = None
 ) -> LoraDropConfig:
     """The config of a command's, a form's or a call's options: the preset, or the defaults, with these changes.
 
     Args:
         options: settings by name, and `preset`; None is unset. A setting may be a value or its text.
-        presets: those of the model.
+        presets: those of the model; None before it is loaded, when the name of a preset is checked, not what the changes
+            come to with its settings.
         defaults: settings by name, in place of the defaults where no preset is named.
 
     Raises:
@@ -132,7 +120,9 @@ def config_from(
     """
     changes, config = _changes(options), LoraDropConfig()
     if options.get("preset") is not None:
-        config = preset_named(options["preset"], presets).config
+        config = preset_named(options["preset"], presets or PRESETS).config
+        if presets is None:
+            return config
         if changes.get("adapters") == presets.bank:  # a preset of a bank says itself which bank it takes
             changes.pop("adapters", None)
     elif defaults:

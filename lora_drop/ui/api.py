@@ -11,7 +11,7 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.cost import kv_bytes, kv_saved, speed_bound
 from lora_drop.method.fields import CALL, RUN, SCHEDULE, Setting
 from lora_drop.method.kinds import Choice, Text
-from lora_drop.method.presets import PRESETS, READABLE, check_options, config_from
+from lora_drop.method.presets import PRESETS, READABLE, config_from
 from lora_drop.method.schedule import baseline_schedule
 from lora_drop.method.settings import BY_NAME, settings_of
 from lora_drop.models.load import LoadedModel, ModelInfo
@@ -256,16 +256,14 @@ def _config(
 
     Args:
         settings: as visitors may choose them.
-        loaded: the model; None before it is loaded, see `check_options`.
+        loaded: the model; None before it is loaded.
     """
     for setting in settings:
         if options.get(setting.name) is not None:
             refuse_private(setting, options[setting.name])
     texts = {setting.name for setting in settings_of(SCHEDULE) if setting.kind.python is str}
     values = {name: str(value) if name in texts and value is not None else value for name, value in options.items()}
-    if loaded is None:
-        return check_options(values)
-    return config_from(values, presets_of(loaded, values.get("adapters")))
+    return config_from(values, loaded and presets_of(loaded, values.get("adapters")))
 
 
 def _estimated(loaded: LoadedModel | ModelInfo, checked: Plan, prompt_tokens: int, request: Request) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.methods import layers_to_skip
-from lora_drop.method.presets import COMPARISONS, PRESETS, Presets, check_options, config_from, preset_named
+from lora_drop.method.presets import COMPARISONS, PRESETS, Presets, config_from, preset_named
 from lora_drop.method.settings import Compare
 from lora_drop.run.results.bank_presets import presets_of
 from tests.support.presets import BUNDLED
@@ -32,7 +32,7 @@ def test_the_bundled_model_has_chosen_layers():
 
 @pytest.mark.parametrize("name", ["gentle", "warp", ["paper"]])
 def test_a_preset_that_is_gone_is_one_line(name):
-    for read in (lambda: preset_named(name, PRESETS), lambda: check_options({"preset": name})):
+    for read in (lambda: preset_named(name, PRESETS), lambda: config_from({"preset": name}, None)):
         with pytest.raises(LoraDropError, match="no preset .*balanced, copying, fast, lossless, memory, paper"):
             read()
 

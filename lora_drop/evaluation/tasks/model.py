@@ -30,7 +30,7 @@ from lora_drop.decode.sampling import Sampling
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.metrics import decode_target, read_target
 from lora_drop.method.fields import CALL, SCHEDULE
-from lora_drop.method.presets import check_options, config_from
+from lora_drop.method.presets import config_from
 from lora_drop.method.schedule import Schedule
 from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel, load_model
@@ -226,7 +226,7 @@ class LoraDropLM(LaneLM):
         settings = {name: str(value) if name in textual else value for name, value in settings.items()}
         if "drop_layers" in settings:
             settings["drop_layers"] = settings["drop_layers"].replace(":", ",")
-        check_options(settings)  # a mistake is reported before the model loads
+        config_from(settings, None)  # a mistake is reported before the model loads
         if device == LM_EVAL_DEVICE and not torch.cuda.is_available():
             device = "auto"
         loaded = load_model(pretrained, device, dtype)
