@@ -111,8 +111,7 @@ def config_from(
 
     Args:
         options: settings by name, and `preset`; None is unset. A setting may be a value or its text.
-        presets: those of the model; None before it is loaded, when the name of a preset is checked, not what the changes
-            come to with its settings.
+        presets: those of the model. None before it is loaded: then a preset stays as it is, without the changes.
         defaults: settings by name, in place of the defaults where no preset is named.
 
     Raises:
@@ -123,8 +122,6 @@ def config_from(
         config = preset_named(options["preset"], presets or PRESETS).config
         if presets is None:
             return config
-        if changes.get("adapters") == presets.bank:  # a preset of a bank says itself which bank it takes
-            changes.pop("adapters", None)
     elif defaults:
         config = config_from({**defaults, "preset": None}, presets)
     return config.replace(**changes)

@@ -12,7 +12,7 @@ from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.pairs import PromptSet
 from lora_drop.evaluation.rivals import compare_methods
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.presets import PRESETS, UNTRAINED
+from lora_drop.method.presets import PRESETS, UNTRAINED, config_from
 from lora_drop.paths import PRESETS_NAME
 from lora_drop.run.request import Request, plan
 from lora_drop.run.results import store
@@ -68,14 +68,15 @@ def test_a_shipped_bank_brings_its_models_presets_everywhere(tiny, lay, tmp_path
 
 
 def test_named_adapters_bring_theirs(tiny, lay, tmp_path, monkeypatch):
-    folder = lay(presets={"balanced": ENTRY, "paper": {"note": "", "config": {"adapters": "us/state"}}})
+    folder = lay(presets={"balanced": ENTRY, "paper": {"note": "", "config": {"adapters": "none"}}})
     monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path / "none")
     assert all(preset.note.endswith(UNTRAINED) for preset in presets_of(tiny).values())
     presets = presets_of(tiny, str(folder))
     assert {name: preset.config.adapters for name, preset in presets.items()} == {
-        name: "us/state" if name == "paper" else str(folder) for name in PRESETS
+        name: "none" if name == "paper" else str(folder) for name in PRESETS
     }
     assert presets.stored(presets["balanced"]) == OURS and presets["fast"].note == PRESETS["fast"].note
+    assert config_from({"preset": "fast", "adapters": "none"}, presets).adapters == "none", "an option comes first"
     named = ["--preset", "balanced", "--adapters", str(folder), "--trace", str(tmp_path / "run.jsonl")]
     assert main([*RUN, *named]) == 0
     config = read_trace(tmp_path / "run.jsonl").header.main["config"]
@@ -94,7 +95,10 @@ def test_named_adapters_bring_theirs(tiny, lay, tmp_path, monkeypatch):
         ({"presets": {"fast": ENTRY | {"config": {"periods": 3}}}}, "ours: unknown setting 'periods'"),
         ({"presets": {"fast": ENTRY | {"config": {"accept": 0.5}}}}, "ours: accept 0.5 needs exact full steps"),
         ({"presets": {"fast": ENTRY | {"config": {"drop_layers": [9]}}}}, "ours: drop_layers contains 9"),
-        ({"presets": {"fast": ENTRY | {"config": {"adapters": "/etc"}}}}, "ours: adapters of fast must be auto, none"),
+        (
+            {"presets": {"fast": ENTRY | {"config": {"adapters": "/etc"}}}},
+            "ours: adapters of fast must be auto or none",
+        ),
         ({"presets": {"fast": ENTRY | {"note": "n" * 301}}}, "is not a presets.json of the presets command"),
         ({"presets": {"p" * 81: ENTRY}}, "is not a presets.json of the presets command"),
         ({"order": "4,2"}, "is not a presets.json of the presets command"),

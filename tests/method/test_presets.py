@@ -1,6 +1,5 @@
 """Presets, the config of a user's options, and the third lane."""
 
-import dataclasses
 from typing import get_args
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.methods import layers_to_skip
-from lora_drop.method.presets import COMPARISONS, PRESETS, Presets, config_from, preset_named
+from lora_drop.method.presets import COMPARISONS, PRESETS, config_from, preset_named
 from lora_drop.method.settings import Compare
 from lora_drop.run.results.bank_presets import presets_of
 from tests.support.presets import BUNDLED
@@ -35,15 +34,6 @@ def test_a_preset_that_is_gone_is_one_line(name):
     for read in (lambda: preset_named(name, PRESETS), lambda: config_from({"preset": name}, None)):
         with pytest.raises(LoraDropError, match="no preset .*balanced, copying, fast, lossless, memory, paper"):
             read()
-
-
-def test_adapters_bring_presets_which_say_what_they_run_with():
-    state = dataclasses.replace(PRESETS["paper"], config=PRESETS["paper"].config.replace(adapters="us/state"))
-    presets = Presets([state], bank="us/bank")
-    named = {"preset": "paper", "adapters": "us/bank"}
-    assert config_from(named, presets) == state.config
-    assert config_from(named | {"adapters": "none"}, presets).adapters == "none"
-    assert config_from(named, PRESETS).adapters == "us/bank"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from lora_drop.adapters.bank import BankConfig
 from lora_drop.adapters.find import fitting_banks, presets_folder
-from lora_drop.adapters.hub import bank_name, hub_name
+from lora_drop.adapters.hub import bank_name
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import PRESETS, UNTRAINED, Preset, Presets, preset_named
@@ -58,7 +58,7 @@ def _presets_in(content: Content, bank: BankConfig, loaded: LoadedModel | ModelI
     for name, entry in content.get("presets", {}).items():
         config = LoraDropConfig(**entry["config"])
         config.schedule_for(loaded.num_layers)
-        if config.adapters not in ("auto", "none") and not hub_name(config.adapters):
-            raise LoraDropError(f"adapters of {name} must be auto, none or a repository USER/REPO.")
+        if config.adapters not in ("auto", "none"):
+            raise LoraDropError(f"adapters of {name} must be auto or none: a run chooses another bank.")
         presets[name] = replace(preset_named(name, PRESETS), note=entry["note"], config=config)
     return presets
