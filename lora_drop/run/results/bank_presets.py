@@ -33,7 +33,8 @@ def read_presets(loaded: LoadedModel | ModelInfo, adapters: str | None = None) -
         LoraDropError: the file or a bank is broken, or the file is of another model.
     """
     bank = None if adapters in ("auto", "none") else adapters
-    presets, content = {**PRESETS}, {}
+    presets: dict[str, Preset] = dict(PRESETS)
+    content: Content = {}
     if folder := presets_folder(loaded, bank):
         content, trained = PRESETS_FILE.read(folder / PRESETS_FILE.name), BankConfig.read(folder)
         try:
@@ -43,8 +44,9 @@ def read_presets(loaded: LoadedModel | ModelInfo, adapters: str | None = None) -
     elif bank is None and not any(fitting_banks(loaded)):
         presets = {name: replace(preset, note=f"{preset.note} {UNTRAINED}") for name, preset in presets.items()}
     if bank is not None:
-        taken = {name: p.config.replace(adapters=bank) for name, p in presets.items() if p.config.adapters == "auto"}
-        presets |= {name: replace(presets[name], config=config) for name, config in taken.items()}
+        for name, preset in presets.items():
+            if preset.config.adapters == "auto":
+                presets[name] = replace(preset, config=preset.config.replace(adapters=bank))
     return Presets(presets.values(), content.get("order", ()), bank), content
 
 
