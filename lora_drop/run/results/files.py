@@ -60,7 +60,7 @@ _Name = Annotated[str, Field(max_length=80)]
 PRESETS_FILE = Kind(
     *(PRESETS_NAME, "presets", "presets", "lora-drop-presets", 2),
     _shape(
-        model=_shape(id=_Name, revision=_Name),
+        model=_shape(id=_Name, revision=_Name, dtype=str),
         order=(Annotated[list[int], Field(max_length=1000)], []),
         presets=(dict[_Name, _shape(note=Annotated[str, Field(max_length=300)], config=dict[str, Any])], {}),
         # Those that nobody measured yet have no rows, and lack the circumstances.
