@@ -9,6 +9,7 @@ up again. Parameters are searched on the prompts that settings are chosen on. Le
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 import textwrap
@@ -95,10 +96,14 @@ def _filled(text: str) -> str:
 def main(argv: list[str]) -> int:
     """Measure, and write the files."""
     assert CHECKOUT is not None, "this writes README.md: run it in a checkout"
-    if "--write" not in argv:
-        if "--go-on" not in argv:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--go-on", action="store_true")
+    options, others = parser.parse_known_args(argv)
+    if not options.write:
+        if not options.go_on:
             (SHIPPED_METHODS / COMPARE.name).unlink(missing_ok=True)
-        code = lora_drop(["compare", "--out", str(SHIPPED_METHODS), *(word for word in argv if word != "--go-on")])
+        code = lora_drop(["compare", "--out", str(SHIPPED_METHODS), *others])
         if code:
             return code
     readme = CHECKOUT / "README.md"

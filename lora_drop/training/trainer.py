@@ -286,6 +286,7 @@ class Trainer:
             evaluation = self.evaluate()
             if main:
                 self._log({"step": 0, "tokens": 0, "evaluation": evaluation})
+                self.save(evaluation)  # the regression may have taken an hour
         while self.step < self.steps:
             started = time.monotonic()
             loss, agreement = self.train_step()

@@ -189,9 +189,13 @@ def _times(speedup: float) -> str:
 def default_preset(measured: Measured) -> str:
     """The preset that the page opens on: of those that skip layers and read well the one with the highest bound.
 
-    If none reads well, it is the one with the smallest regret; if none was measured, `READABLE`.
+    One that copies from its text too is left out: what it gains is not the method's alone. If none reads well, it is
+    the one with the smallest regret; if none was measured, `READABLE`.
     """
-    regrets = {name: regret_of(row) for name, row in measured.rows.items() if row.get("layers_dropped") != 0}
+    skip = {
+        name: row for name, row in measured.rows.items() if row.get("layers_dropped") != 0 and not row.get("lookup")
+    }
+    regrets = {name: regret_of(row) for name, row in skip.items()}
     good = [name for name in regrets if reads_well(measured.rows[name])]
     if good:
         return max(good, key=lambda name: measured.rows[name]["bound"])
