@@ -80,7 +80,7 @@ def test_named_adapters_bring_theirs(tiny, lay, tmp_path, monkeypatch):
     named = ["--preset", "balanced", "--adapters", str(folder), "--trace", str(tmp_path / "run.jsonl")]
     assert main([*RUN, *named]) == 0
     config = read_trace(tmp_path / "run.jsonl").header.main["config"]
-    assert (config["drop_layers"], config["adapters"], config["rank"]) == ([2, 4], str(folder), 2)
+    assert (config["drop_layers"], config["adapters"], config["rank"]) == ([2, 4], "ours", 2)
     (folder / PRESETS_NAME).unlink()
     assert presets_of(tiny, str(folder))["balanced"].config == PRESETS["balanced"].config.replace(adapters=str(folder))
 

@@ -14,7 +14,7 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.presets import PRESETS
 from lora_drop.method.quality import CRITERION, READS_WELL_LOSS, READS_WELL_REPEATS
 from lora_drop.models.place import describe_device
-from lora_drop.run.results import calibration
+from lora_drop.run.results import bank_presets, calibration
 from lora_drop.run.results import preset_results as measured
 from lora_drop.run.results.calibration import write_calibration
 from lora_drop.run.results.preset_results import (
@@ -65,9 +65,11 @@ def made_up(revision="r1", losses=None, **about):
 
 @pytest.fixture(autouse=True)
 def shelf(tmp_path, monkeypatch):
-    """Stands in for assets/adapters."""
+    """A folder whose presets are those of every model; `auto` takes no bank of it."""
     monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path / "banks")
-    return tmp_path / "banks" / "a"
+    folder = tmp_path / "laid"
+    monkeypatch.setattr(bank_presets, "presets_folder", lambda *_: folder if folder.exists() else None)
+    return folder
 
 
 @pytest.fixture
@@ -216,7 +218,7 @@ def test_a_file_of_another_model_settings_or_bank_does_not_count(read, shelf):
 
     # A preset that was tuned since has no figures; the others keep theirs.
     tuned = copy.deepcopy(good)
-    tuned["rows"][1]["config"]["period"] = 3
+    next(row for row in tuned["rows"] if row["preset"] == "fast")["config"]["period"] = 3
     now = read(tuned)
     assert set(now.rows) == set(PRESETS) - {"fast"} and default_preset(now) != "fast"
     trained = copy.deepcopy(good)

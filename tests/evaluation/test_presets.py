@@ -159,6 +159,5 @@ def test_a_bank_gets_figures_in_its_presets_file(tiny, data, bank, short, tmp_pa
     assert (content["order"], content["presets"]) == ([4, 3], presets)
     assert [(row["preset"], row["adapters"]) for row in content["rows"]] == [("fast", "ours"), ("fast", "none")]
     assert str(tmp_path) not in json.dumps(content)
-    measured = measured_presets(tiny, str(folder))
-    assert (measured.rows["fast"], measured.bare["fast"]) == tuple(content["rows"])
+    assert measured_presets(tiny, str(folder)).rows == {"fast": content["rows"][0]}
     assert not measured_presets(tiny).rows

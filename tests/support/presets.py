@@ -11,9 +11,9 @@ BUNDLED_PRESETS = SHIPPED_ADAPTERS / "smollm2-135m-residual-block-repair" / PRES
 
 
 def lay_presets(folder, content, revision):
-    """Write `presets.json` beside a bank of these weights that no preset takes; `content` is JSON's or a text."""
+    """Write `presets.json` beside the config of a bank of these weights; `content` is JSON's or a text."""
     folder.mkdir(parents=True, exist_ok=True)
-    rules = {"reuse": "anchor", "part": "block", "kv": "skip", "layers": [], "r": 1, "lora_alpha": 1}
+    rules = {"reuse": "residual", "part": "block", "kv": "skip", "layers": [], "r": 1, "lora_alpha": 1}
     config = rules | {"base_model_name_or_path": "m", "revision": revision}
     (folder / "lora_drop_config.json").write_text(json.dumps(config))
     (folder / PRESETS_NAME).write_text(content if isinstance(content, str) else json.dumps(content))
