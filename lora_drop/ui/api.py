@@ -263,7 +263,7 @@ def _config(
             refuse_private(setting, options[setting.name])
     texts = {setting.name for setting in settings_of(SCHEDULE) if setting.kind.python is str}
     values = {name: str(value) if name in texts and value is not None else value for name, value in options.items()}
-    return config_from(values, loaded and presets_of(loaded, values.get("adapters")))
+    return config_from(values, presets_of(loaded, values.get("adapters")) if loaded else None)
 
 
 def _estimated(loaded: LoadedModel | ModelInfo, checked: Plan, prompt_tokens: int, request: Request) -> dict[str, Any]:

@@ -57,12 +57,19 @@ SWEEP = Kind(
 # ---- presets of a model, and what was measured of them; a config holds its differences from the defaults ----
 
 _Name = Annotated[str, Field(max_length=80)]
+
+
+class _Preset(Shape):
+    note: Annotated[str, Field(max_length=300)]
+    config: dict[str, Any]
+
+
 PRESETS_FILE = Kind(
     *(PRESETS_NAME, "presets", "presets", "lora-drop-presets", 2),
     _shape(
         model=_shape(id=_Name, revision=_Name, dtype=str),
         order=(Annotated[list[int], Field(max_length=1000)], []),
-        presets=(dict[_Name, _shape(note=Annotated[str, Field(max_length=300)], config=dict[str, Any])], {}),
+        presets=(dict[_Name, _Preset], {}),
         # Those that nobody measured yet have no rows, and lack the circumstances.
         device=(_shape(name=str), None),
         data=(_shape(file=str, own=_shape(prompts=Number)), None),
