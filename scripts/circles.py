@@ -31,25 +31,25 @@ from lora_drop.evaluation.measure.pairs import read_prompts
 from lora_drop.evaluation.measure.texts import ANSWER_TOKENS, without_end
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.interval import ratio_interval
-from lora_drop.method.presets import config_from
+from lora_drop.method.presets import Presets, config_from
 from lora_drop.method.quality import collapse_at, repeated_share
 from lora_drop.method.schedule import Schedule, baseline_schedule
 from lora_drop.models.load import LoadedModel, load_model
 from lora_drop.models.tokens import encode_prompt
+from lora_drop.run.results.bank_presets import presets_of
 from lora_drop.run.results.store import Lines, Row, Shape
 from scripts.prompt_sets import prompt_hash
 
 FULL = "full model"
-LAYERS = 30  # of the bundled model
 # Costs in full steps, by `lora-drop bench` on a quiet Zen 4 with two cores (docs/performance.md): a LoRA step that
 # skips 8 layers, each layer that it skips more or less (its share of a step's bytes), and a pass over 1 to 4 rows.
 LORA_STEP, LAYER, PASS = 0.68, 0.0245, {1: 1.0, 2: 1.03, 3: 1.06, 4: 1.21}
 
 
-def config_of(setting: str) -> LoraDropConfig:
-    """The config of a preset with changes, on the bundled model."""
+def config_of(setting: str, presets: Presets) -> LoraDropConfig:
+    """The config of a preset with changes."""
     preset, *changes = setting.split()
-    return config_from({"preset": preset} | dict(change.split("=", 1) for change in changes), "bundled")
+    return config_from({"preset": preset} | dict(change.split("=", 1) for change in changes), presets)
 
 
 def write_answer(
@@ -81,20 +81,21 @@ def write_answer(
     return answer
 
 
-def write_answers(path: Path, prompts: Sequence[str], settings: Sequence[str], read_first: int) -> list[Row]:
+def write_answers(
+    loaded: LoadedModel, path: Path, prompts: Sequence[str], settings: Sequence[str], read_first: int
+) -> list[Row]:
     """Append the answers that the file lacks, all settings of a prompt together; returns all records.
 
     Args:
         read_first: of so many prompts, the first ones, the full model reads the answers too.
     """
-    loaded = load_model("bundled")
     decoder = loaded.new_decoder()
     lanes: dict[str, tuple[Schedule, AdapterBank | None, str | None]] = {}
     for setting in settings:
         if setting == FULL:
             lanes[setting] = baseline_schedule(loaded.num_layers), None, None
             continue
-        config = config_of(setting)
+        config = config_of(setting, presets_of(loaded))
         schedule = config.schedule_for(loaded.num_layers)
         lanes[setting] = schedule, find_bank(loaded, config, schedule)[0], config_fingerprint(loaded, config)
     lines = Lines(path, Shape)
@@ -158,7 +159,8 @@ def main() -> int:
     args = parser.parse_args()
     prompts = read_prompts(args.prompts, "prompt", args.limit)
     args.out.mkdir(parents=True, exist_ok=True)
-    records = write_answers(args.out / "answers.jsonl", prompts, [FULL, *args.settings], args.read)
+    loaded = load_model("bundled")
+    records = write_answers(loaded, args.out / "answers.jsonl", prompts, [FULL, *args.settings], args.read)
     hashes = set(map(prompt_hash, prompts))
     by_setting: dict[str, dict[str, Row]] = {}
     for record in records:
@@ -168,7 +170,7 @@ def main() -> int:
     print("| setting | prompts | repeated 4-grams, above the full model's | collapsed | length | regret | worst "
           "| accepted | speed, computed |\n" + "|---" * 9 + "|")  # fmt: skip
     for setting in args.settings:
-        skipped = len(config_of(setting).schedule_for(LAYERS).dropped)
+        skipped = len(config_of(setting, presets_of(loaded)).schedule_for(loaded.num_layers).dropped)
         row = summary(by_setting[setting], full, skipped)
         low, high = row["above_interval"]
         print(

@@ -120,18 +120,17 @@ def memory() -> None:
 
     import torch
 
-    from lora_drop.adapters.find import base_of
     from lora_drop.decode.static.decoder import StaticWeights
-    from lora_drop.method.presets import presets_for
     from lora_drop.models.load import load_model
     from lora_drop.run.request import Request
+    from lora_drop.run.results.bank_presets import presets_of
     from lora_drop.run.run import run as run_lanes
 
     held = {"empty": torch.cuda.memory_allocated()}
     loaded = load_model("bundled", "cuda")
     held["loaded"] = torch.cuda.memory_allocated()
     for number in range(3):
-        for preset in presets_for(base_of(loaded)).values():
+        for preset in presets_of(loaded).values():
             list(run_lanes(loaded, Request("Why is the sky blue?", preset.config, 64)))
         gc.collect()
         held[f"round {number + 1}"] = torch.cuda.memory_allocated()

@@ -34,7 +34,6 @@ WHAT = {
     "copying": "the same, with prompt lookup",
     "fast": "as `balanced`; accept 0.05",
     "lossless": "4 layers, every other step; accept 1",
-    "gentle": "4 layers, while the model is sure",
     "memory": "8 layers, 2 of 3 steps; no K/V of theirs",
     "paper": "13 layers, the paper's rule",
     "screened-head": "the head alone, 7 of 8 steps; accept 1",

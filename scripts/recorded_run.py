@@ -15,11 +15,10 @@ def main() -> None:
     share_heap()
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
 
-    from lora_drop.adapters.find import base_of
-    from lora_drop.method.presets import presets_for
     from lora_drop.models.load import load_model
     from lora_drop.paths import SHIPPED_RECORDED
     from lora_drop.run.request import Request
+    from lora_drop.run.results.bank_presets import presets_of
     from lora_drop.run.run import run
     from lora_drop.run.trace.records import Header, write_line
     from lora_drop.ui.facts import preset_facts
@@ -27,7 +26,7 @@ def main() -> None:
 
     loaded = load_model("bundled")
     choice = preset_facts(loaded)["show_me"]
-    config = presets_for(base_of(loaded))[choice["preset"]].config
+    config = presets_of(loaded)[choice["preset"]].config
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     SHIPPED_RECORDED.parent.mkdir(parents=True, exist_ok=True)
     with SHIPPED_RECORDED.open("w", encoding="utf-8") as file:

@@ -31,7 +31,7 @@ from lora_drop.decode.correction import Correction
 from lora_drop.decode.head import ScreenedHead
 from lora_drop.errors import LoraDropError, first_mistake
 from lora_drop.models.load import LoadedModel, ModelInfo, distance
-from lora_drop.paths import drafted, sha256
+from lora_drop.paths import PRESETS_NAME, drafted, sha256
 
 CHECKPOINTS = ("checkpoint", "checkpoint.old")  # of `train --out`; a kill may leave the last good one in the second
 CHECKPOINT_BANK = "adapter"  # a checkpoint's folder of the bank
@@ -328,8 +328,8 @@ def push_folder(folder: Path, name: str, private: bool | None = None) -> str:
     bank = AdapterBank.load(folder)
     text = read_card(folder) or card(bank)
     check_card(text, name)
-    paths = [path for file in (WEIGHTS_NAME, CONFIG_NAME, SUMS_NAME) if (path := files_of(folder) / file).exists()]
-    return upload({CARD_NAME: text.encode(), **{path.name: path for path in paths}}, name, private)
+    paths = [*(files_of(folder) / file for file in (WEIGHTS_NAME, CONFIG_NAME, SUMS_NAME)), folder / PRESETS_NAME]
+    return upload({CARD_NAME: text.encode(), **{path.name: path for path in paths if path.exists()}}, name, private)
 
 
 def read_card(folder: Path) -> str:

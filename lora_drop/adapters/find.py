@@ -5,20 +5,17 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lora_drop.adapters.bank import NEAR, AdapterBank, BankConfig, files_of, weights_apart
 from lora_drop.adapters.hub import CONFIG_NAME, WEIGHTS_NAME, bank_name, local_folder
-from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import KV_RULES, PARTS, REFRESHES, REUSE_RULES, Schedule
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import screens_heads
-from lora_drop.paths import SHIPPED_ADAPTERS
+from lora_drop.paths import PRESETS_NAME, SHIPPED_ADAPTERS
 
-_BASES: dict[tuple[Path, str, str], str] = {}  # by the weights
 NO_SCREEN = "On a GPU, and without kernels, the whole head is read: a screened one costs more there."
 
 
@@ -97,13 +94,13 @@ def shipped_bank(
     """
     banks = [
         (config.refresh != refresh, config.kv != kv, apart, folder)
-        for apart, config, folder in _fitting(loaded)
+        for apart, config, folder in fitting_banks(loaded)
         if rules in (None, (config.reuse, config.part))
     ]
     return min(banks)[-1] if banks else None
 
 
-def _fitting(loaded: LoadedModel | ModelInfo) -> Iterator[tuple[float, BankConfig, Path]]:
+def fitting_banks(loaded: LoadedModel | ModelInfo) -> Iterator[tuple[float, BankConfig, Path]]:
     """The shipped banks that were trained on a model's weights or near ones: distance, config, folder."""
     for folder in sorted(SHIPPED_ADAPTERS.glob("*/")):
         if (files_of(folder) / CONFIG_NAME).exists():
@@ -112,18 +109,16 @@ def _fitting(loaded: LoadedModel | ModelInfo) -> Iterator[tuple[float, BankConfi
                 yield apart, config, folder
 
 
-def base_of(loaded: LoadedModel | ModelInfo) -> str:
-    """The id of the model whose presets fit these weights: that of the shipped banks that do, else the model's.
+def presets_folder(loaded: LoadedModel | ModelInfo, adapters: str | None) -> Path | None:
+    """The folder whose `presets.json` has a model's presets: that of the named adapters, or of a shipped bank.
 
-    It is computed once for the same weights.
+    Raises:
+        LoraDropError: see `shipped_bank` and `hub.download`.
     """
-    weights = SHIPPED_ADAPTERS, loaded.revision, loaded.sketch
-    with suppress(LoraDropError):  # broken banks are reported where they are used
-        if weights not in _BASES:
-            bases = [(apart, config.base_model_name_or_path) for apart, config, _ in _fitting(loaded)]
-            _BASES[weights] = min(bases, default=(0.0, ""))[1]
-        return _BASES[weights] or loaded.id
-    return loaded.id
+    if adapters is not None and ((folder := local_folder(adapters)) / PRESETS_NAME).exists():
+        return folder
+    folders = [(apart, folder) for apart, _, folder in fitting_banks(loaded) if (folder / PRESETS_NAME).exists()]
+    return min(folders)[1] if folders else None
 
 
 def bank_settings(adapters: Any) -> dict[str, str]:

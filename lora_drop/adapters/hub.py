@@ -19,12 +19,13 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progr
 
 from lora_drop.errors import LoraDropError
 from lora_drop.models.hub import NO_HUB, hub_line
+from lora_drop.paths import PRESETS_NAME
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "lora_drop_config.json"
 SUMS_NAME = "SHA256SUMS"  # of the two, as `sha256sum -c` reads them; an older folder has none
 CARD_NAME = "README.md"
-FILES = (WEIGHTS_NAME, CONFIG_NAME, SUMS_NAME, CARD_NAME)  # of a repository no other file is fetched
+FILES = (WEIGHTS_NAME, CONFIG_NAME, SUMS_NAME, CARD_NAME, PRESETS_NAME)  # of a repository no other file is fetched
 REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 HUB_NAME = rf"({REPOSITORY})(?:@(?!.*\.\.)(\w[\w./-]*))?"  # (repository, revision)
 

@@ -136,14 +136,15 @@ def load_with_config(args: argparse.Namespace, with_numbers: bool = False) -> tu
         LoraDropError: see `load_model`, `config_from` and `bank_settings`.
     """
     loaded = load(args, with_numbers)
-    from lora_drop.adapters.find import bank_settings, base_of
+    from lora_drop.adapters.find import bank_settings
+    from lora_drop.run.results.bank_presets import presets_of
 
     settings = {} if args.preset else bank_settings(args.adapters)
     if settings:
         note(
             f"settings of adapters {args.adapters}: " + ", ".join(f"{name} {text}" for name, text in settings.items())
         )
-    return loaded, config_from(vars(args), base_of(loaded), settings)
+    return loaded, config_from(vars(args), presets_of(loaded, args.adapters), settings)
 
 
 def read_data(args: argparse.Namespace) -> list[tuple[str, str]]:

@@ -40,7 +40,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    config_from(vars(args), args.model)  # a mistake in the options is reported at once
+    config_from(vars(args), None)  # a mistake in the options is reported at once
     from lora_drop.evaluation.measure.bench import bench
     from lora_drop.evaluation.measure.bench_reference import LOOKUP, gguf_of, isolated
     from lora_drop.evaluation.measure.pairs import read_prompts

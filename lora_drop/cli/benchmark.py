@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    config_from(vars(args), args.model)  # a mistake in the options is reported at once
+    config_from(vars(args), None)  # a mistake in the options is reported at once
     from lora_drop.evaluation.tasks.utils import Options
 
     names = None if args.tasks is None else tuple(name.strip() for name in args.tasks.split(","))

@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    config_from(vars(args), args.model)  # a mistake in the options is reported at once
+    config_from(vars(args), None)  # a mistake in the options is reported at once
     if args.windows < 1:
         raise LoraDropError("--windows must be at least 1.")
     from lora_drop.adapters.find import find_bank

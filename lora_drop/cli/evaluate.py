@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    config_from(vars(args), args.model)  # a mistake in the options is reported at once
+    config_from(vars(args), None)  # a mistake in the options is reported at once
     on_answers = args.target == "own" or (args.target is None and args.free and args.target_field is None)
     if not on_answers and None in (args.data, args.prompt_field, args.target_field):
         raise LoraDropError("name --data, --prompt-field and --target-field, or take --target own.")

@@ -31,6 +31,7 @@ def add(commands: Commands) -> None:
         "--prompts", "FILE.jsonl", "to answer, in a field prompt (default: the 96 that figures are reported on)"
     )
     parser.add_model_options()
+    parser.add_argument("--adapters", metavar="NAME", help="measure with this folder or repository (default: shipped)")
     parser.add_out("gets presets.json; goes on where it ended")
 
 
@@ -45,7 +46,8 @@ def run(args: argparse.Namespace) -> None:
     prompts = read_prompt_set(args.prompts) if args.prompts else read_prompt_set()
     source = data_source(args) | {"file_sha256": hashlib.sha256(args.data.read_bytes()).hexdigest()}
     with PRESETS_FILE.writing(args.out), progress("prompts", 60) as timed, progress("rows") as show:
-        result = measure_presets(load(args), pairs, source, prompts, args.out, args.context_tokens, show, timed)
+        more = args.context_tokens, show, timed, args.adapters
+        result = measure_presets(load(args), pairs, source, prompts, args.out, *more)
     note(*result["notes"], *(row["refused"] for row in result["rows"] if "refused" in row))
     reading: dict[str, Column] = {
         "reads well": lambda row: "yes" if reads_well(row) else "no",

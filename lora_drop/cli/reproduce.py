@@ -23,7 +23,6 @@ def add(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from lora_drop.evaluation.reproduce import conditions, reproduce, seconds_needed
-    from lora_drop.method.presets import is_bundled
     from lora_drop.models.load import load_model
     from lora_drop.paths import SHIPPED_METHODS, cache_dir
     from lora_drop.run.results.files import COMPARE
@@ -33,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
         args.limit = shipped["data"]["prompts"]
     prompts, model = read_measured(args), shipped["model"]["id"]
     try:
-        loaded = load_model("bundled" if is_bundled(model) else model)
+        loaded = load_model(model)
     except LoraDropError as error:
         raise LoraDropError(
             f"the table is of {model}, which cannot be loaded here, so no row was measured: {error}"

@@ -40,7 +40,7 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    config = config_from(vars(args), args.model)
+    config = config_from(vars(args), None)
     if sys.stderr.isatty() and not args.json:
         say("Loading the model.")  # 7 s with torch's import, before anything can be drawn
     from lora_drop.run.request import Request
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
             show(sum(len(lane.steps) for lane in report.lanes.values()))
     show_run(report.trace, args.json, drawn=stream is not None)
     if args.preset is not None and not args.json:
-        _show_preset(args.preset, config, loaded)
+        _show_preset(args, config, loaded)
 
 
 def _read_stdin() -> str:
@@ -78,22 +78,16 @@ def _read_stdin() -> str:
         raise LoraDropError("stdin is not UTF-8 text: convert it first, for example with iconv.") from None
 
 
-def _show_preset(name: str, config: LoraDropConfig, loaded: LoadedModel) -> None:
+def _show_preset(args: argparse.Namespace, config: LoraDropConfig, loaded: LoadedModel) -> None:
     """Print a preset's measured quality, if the run had its settings and it was measured with these adapters."""
-    from lora_drop.adapters.find import base_of, config_fingerprint
+    from lora_drop.run.results.bank_presets import presets_of
     from lora_drop.run.results.preset_results import in_words, measured_presets
 
-    if config != preset_named(name, base_of(loaded)).config:
+    if config != preset_named(args.preset, presets_of(loaded, args.adapters)).config:
         return
-    try:
-        measured = measured_presets(
-            base_of(loaded), loaded.revision, lambda config: config_fingerprint(loaded, config)
-        )
-    except LoraDropError as error:
-        note(str(error))  # the run itself is complete
-        return
-    if name in measured.rows:
-        print(f"preset {name}, as measured: {in_words(measured.rows[name], measured.about)}")
+    measured = measured_presets(loaded, args.adapters)
+    if row := measured.rows.get(args.preset):
+        print(f"preset {args.preset}, as measured: {in_words(row, measured.about)}")
 
 
 def _stream(report: Report) -> Stream | None:

@@ -9,7 +9,7 @@ from lora_drop.cli.arguments import Commands, add_command, data_source, load, re
 from lora_drop.cli.output import Column, Row, cell, note, print_result, print_table, progress, say, spread
 from lora_drop.errors import LoraDropError
 from lora_drop.method.fields import read_layer_order
-from lora_drop.method.presets import config_from
+from lora_drop.method.presets import Presets, config_from
 from lora_drop.run.report.speed import NOISY, speedup_words
 
 N = TypeVar("N", int, float)
@@ -65,17 +65,17 @@ def add(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command `sweep`."""
-    axes = _axes(args, args.model)
+    axes = _axes(args, None)
     pairs = read_data(args)
     order = read_layer_order(args.drop_order)
-    from lora_drop.adapters.find import base_of
     from lora_drop.evaluation.sweep import grid, in_order, sweep
+    from lora_drop.run.results.bank_presets import presets_of
     from lora_drop.run.results.files import SWEEP
 
     grid(*axes)  # a mistake in the options is reported at once
     with SWEEP.writing(args.out), progress("answers", 30) as answered, progress("points") as show:
         loaded = load(args)
-        configs = grid(*_axes(args, base_of(loaded)))
+        configs = grid(*_axes(args, presets_of(loaded)))
         if order:
             configs = in_order(configs, order, loaded.num_layers)
         try:
@@ -88,13 +88,13 @@ def run(args: argparse.Namespace) -> None:
     print_result(args, result, lambda: print_table(result["rows"], COLUMNS))
 
 
-def _axes(args: argparse.Namespace, model: str) -> tuple[Any, ...]:
-    """What `grid` takes; `model` decides what a preset is."""
+def _axes(args: argparse.Namespace, presets: Presets | None) -> tuple[Any, ...]:
+    """What `grid` takes; `presets` as in `config_from`."""
     if args.drop_layers is not None:
         raise LoraDropError("a sweep chooses the layers by --drop-ratios, within --layers; not by --drop-layers.")
     lists = {name: getattr(args, name) for name in ("reuse", "part", "adapters")}
     # A list is no value of a config: the base has the defaults in these three.
-    base = config_from(vars(args) | dict.fromkeys(lists), model)
+    base = config_from(vars(args) | dict.fromkeys(lists), presets)
     rules = [
         [getattr(base, name)] if text is None else [part.strip() for part in text.split(",")]
         for name, text in lists.items()

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_drop.adapters.find import base_of
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.pairs import PromptSet
 from lora_drop.evaluation.measure.point import Point, check_point, circumstances, describe_data, measure
 from lora_drop.evaluation.measure.protocol import COUNTS, measure_lanes
 from lora_drop.evaluation.measure.texts import ANSWER_TOKENS, own_answers
-from lora_drop.method.presets import COMPARISONS, Preset, presets_for
+from lora_drop.method.presets import COMPARISONS, Preset, Presets
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.request import lane_plan
+from lora_drop.run.results.bank_presets import presets_of
 from lora_drop.run.results.files import PRESETS_FILE
 from lora_drop.run.results.store import Content, Row, Store
 
@@ -26,7 +27,7 @@ OF_FREE_TEXT = ("regret", "regret_low", "regret_high", "worst", "texts")
 
 @dataclass(frozen=True)
 class Case:
-    """A preset checked against the model; `bare` is without corrections, but with its head and `accept`."""
+    """A preset as its file has it, checked against the model; `bare` is without its corrections, but with its head."""
 
     preset: Preset
     point: Point
@@ -57,6 +58,7 @@ def measure_presets(
     context_tokens: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     timed: Callable[[int, int], None] = lambda done, total: None,
+    adapters: str | None = None,
 ) -> Content:
     """Measure every preset that the folder has no row of, and write `presets.json` after each row.
 
@@ -70,17 +72,25 @@ def measure_presets(
         context_tokens: see `given_texts`.
         progress: called with the rows done and all of them, first with those already there.
         timed: called with the prompts that speeds are measured on: those done, and all of them.
+        adapters: in place of the shipped ones, see `read_presets`.
 
     Returns:
-        The content of the file. Its rows have the sweep's columns, and each row's `preset` and the preset's `config`.
+        The content of the file: the presets, the model's order of layers, and rows with the sweep's columns, the
+        `preset` and its `config`.
 
     Raises:
         LoraDropError: a preset, a bank or a record does not fit the model; the folder cannot be written, or holds
             other measurements.
     """
-    cases = _cases(loaded, pairs[0][0])
+    presets = presets_of(loaded, adapters)
+    cases = _cases(loaded, presets, pairs[0][0])
     content = PRESETS_FILE.begin(
         circumstances(loaded),
+        order=list(presets.order),
+        presets={
+            name: {"note": preset.note, "config": presets.stored(preset).differences()}
+            for name, preset in presets.items()
+        },
         data=describe_data(pairs, source) | {"own": prompts.about},
         settings={"context_tokens": context_tokens, "tokens": ANSWER_TOKENS},
         notes=list(dict.fromkeys(note for case in cases for note in case.point.notes)),
@@ -105,16 +115,17 @@ def measure_presets(
     return store.content | {"rows": rows}
 
 
-def _cases(loaded: LoadedModel, prompt: str) -> list[Case]:
+def _cases(loaded: LoadedModel, presets: Presets, prompt: str) -> list[Case]:
     """Each preset as it is, and without corrections where it has some; `prompt` checks that they fit the model."""
     cases: list[Case] = []
-    for preset in presets_for(base_of(loaded)).values():
+    for preset in presets.values():
         try:
             point = check_point(loaded, preset.config, prompt)
         except LoraDropError as error:
             raise LoraDropError(f"preset {preset.name}: {error}") from None
-        cases.append(Case(preset, point))
+        stored = dataclasses.replace(preset, config=presets.stored(preset))
+        cases.append(Case(stored, point))
         if point.fingerprint is not None:
             config = COMPARISONS["corrections-off"].applied_to(preset.config)
-            cases.append(Case(preset, check_point(loaded, config, prompt), bare=True))
+            cases.append(Case(stored, check_point(loaded, config, prompt), bare=True))
     return cases

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.adapters.find import base_of
 from lora_drop.evaluation.measure.bench import one_more_row, rows_cost, time_lanes
 from lora_drop.evaluation.measure.pairs import PromptSet
 from lora_drop.evaluation.measure.point import circumstances, describe_prompts
@@ -29,6 +28,7 @@ from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.exports.figures.methods import PICTURE, frontier_picture
 from lora_drop.run.report.report import LaneReport
 from lora_drop.run.request import LanePlan, Request, plan
+from lora_drop.run.results.bank_presets import presets_of
 from lora_drop.run.results.files import COMPARE
 from lora_drop.run.results.store import Content, Row, Store
 from lora_drop.run.trace.records import BASELINE
@@ -169,7 +169,7 @@ def _published(loaded: LoadedModel, name: str) -> list[str]:
     published, layers = METHODS[name].published, loaded.num_layers
     if published is None:
         return []
-    return [method_lane(":".join([name, *map(str, published(layers))]), layers, base_of(loaded)).name]
+    return [method_lane(":".join([name, *map(str, published(layers))]), layers, presets_of(loaded)).name]
 
 
 def _candidates(loaded: LoadedModel, name: str) -> list[str]:
@@ -177,8 +177,8 @@ def _candidates(loaded: LoadedModel, name: str) -> list[str]:
     lanes_of(name)  # reports a method that is not in the table
     values: list[tuple[int, ...]] = [()] if ":" in name else METHODS[name].searched(loaded.num_layers)
     texts = [":".join([name, *map(str, parameters)]) for parameters in values]
-    base = base_of(loaded)
-    return [method_lane(text, loaded.num_layers, base).name for text in texts]
+    presets = presets_of(loaded)
+    return [method_lane(text, loaded.num_layers, presets).name for text in texts]
 
 
 def _lane(

@@ -13,7 +13,7 @@ from typing import Any
 
 from lora_drop.errors import LoraDropError, did_you_mean
 from lora_drop.method.config import MAX_NGRAM, MAX_PERIOD, MAX_REPAIR, LoraDropConfig, default_range
-from lora_drop.method.presets import BUNDLED_ORDER, COMPARISONS, EXACT, PRESETS, READABLE, is_bundled, presets_for
+from lora_drop.method.presets import COMPARISONS, EXACT, PRESETS, READABLE, Presets
 from lora_drop.method.schedule import dropped_layers
 
 FULL, CONFIGURED = "full", "lora-drop"  # the full model, and LoRA-Drop with the run's settings
@@ -246,11 +246,11 @@ def method_of(name: str) -> tuple[Method, str]:
     return method, label + "".join(parameter.words.format(value) for parameter, value in pairs)
 
 
-def method_lane(name: str, num_layers: int, model: str, settings: LoraDropConfig | None = None) -> MethodLane:
+def method_lane(name: str, num_layers: int, presets: Presets, settings: LoraDropConfig | None = None) -> MethodLane:
     """A lane of a model by the name that `lanes_of` returns.
 
     Args:
-        model: its name or id: the bundled model has other presets, and an order of layers.
+        presets: those of the model.
         settings: those of the run, for the lane `lora-drop`.
 
     Raises:
@@ -266,17 +266,19 @@ def method_lane(name: str, num_layers: int, model: str, settings: LoraDropConfig
     values = [_value(plain, parameter, text, num_layers) for parameter, text in pairs]
     more: dict[str, Any] = {}
     if method.schedule is not None:
-        config, more = method.schedule(num_layers, lambda count: layers_to_skip(model, num_layers, count), *values)
+        config, more = method.schedule(
+            num_layers, lambda count: layers_to_skip(presets.order, num_layers, count), *values
+        )
     elif plain == FULL:
         config = LoraDropConfig(period=1, drop_layers=(), adapters="none")
     elif plain == CONFIGURED:
         config = settings or LoraDropConfig()
     elif plain in HYBRIDS:
-        config = presets_for(model)[HYBRIDS[plain]].config.replace(**_looking_up(*values))
+        config = presets[HYBRIDS[plain]].config.replace(**_looking_up(*values))
     elif plain in COMPARISONS:
         config = COMPARISONS[plain].applied_to(LoraDropConfig())
     else:
-        config = presets_for(model)[plain].config
+        config = presets[plain].config
     named = list(values)
     while named and (last := method.parameters[len(named) - 1]).words and named[-1] == last.default(num_layers):
         named.pop()
@@ -293,10 +295,10 @@ def _value(method: str, parameter: Parameter, text: str, num_layers: int) -> int
     return int(text)
 
 
-def layers_to_skip(model: str, num_layers: int, count: int) -> Layers:
-    """So many layers of a model: the cheapest to skip of the bundled one, evenly spread ones of another."""
-    if is_bundled(model) and count <= len(BUNDLED_ORDER):
-        return tuple(sorted(BUNDLED_ORDER[:count]))
+def layers_to_skip(order: Layers, num_layers: int, count: int) -> Layers:
+    """So many layers of a model: the first of its order, or evenly spread ones where that is too short."""
+    if count <= len(order):
+        return tuple(sorted(order[:count]))
     low, high = default_range(num_layers)
     if count > high - low + 1:
         low, high = 1, num_layers - 1

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,29 +21,45 @@ class Preset:
     config: LoraDropConfig
 
 
+class Presets(dict[str, Preset]):
+    """Presets by name.
+
+    Args:
+        presets: in their order.
+        order: layers of the model, the cheapest to skip first; empty where they were not measured.
+        bank: the adapters that were named and brought the presets; None of a model's own.
+    """
+
+    def __init__(self, presets: Iterable[Preset], order: Iterable[int] = (), bank: str | None = None):
+        super().__init__((preset.name, preset) for preset in presets)
+        self.order, self.bank = tuple(order), bank
+
+    def stored(self, preset: Preset) -> LoraDropConfig:
+        """A preset's config as a file has it, in which the bank beside it is `auto`."""
+        return preset.config.replace(adapters="auto") if preset.config.adapters == self.bank else preset.config
+
+
 EXACT: dict[str, Any] = {"refresh": "repair", "kv": "write"}  # exact full steps, which verifying needs
 # The full model, with the screened head at the steps between full ones.
 SCREENED_HEAD: dict[str, Any] = {"drop_layers": (), "head": "screened", "lookup": 0}
 SCREENED_HEAD |= {"refresh_entropy": None, "refresh_position": None}
-# Prompt lookup's drafts, as the search of `compare` chose them beside Balanced's.
-COPYING = {"lookup": 1, "lookup_longest": 4, "lookup_least": 2}
+_BALANCED = LoraDropConfig(period=3, drop_ratio=0.33, accept=0.15, own_repeats=True, head="screened", **EXACT)
 
-PRESETS = {
-    preset.name: preset
-    for preset in (
+# Those of a model whose bank brings none.
+PRESETS = Presets(
+    (
         Preset(
             "balanced",
             "Balanced",
             "Skips a third of the layers in two of three steps; rejects drafts that are absurd or repeat the text.",
-            LoraDropConfig(period=3, drop_ratio=0.33, accept=0.15, own_repeats=True, head="screened", **EXACT),
+            _BALANCED,
         ),
         Preset(
             "copying",
             "Copying",
             "As Balanced, with drafts copied from earlier text where it repeats itself.",
-            LoraDropConfig(
-                period=3, drop_ratio=0.33, accept=0.15, own_repeats=True, head="screened", **EXACT, **COPYING
-            ),
+            # Prompt lookup's drafts as the search of `compare` chose them beside Balanced's.
+            _BALANCED.replace(lookup=1, lookup_longest=4, lookup_least=2),
         ),
         Preset(
             "fast",
@@ -59,12 +74,6 @@ PRESETS = {
             LoraDropConfig(period=4, drop_ratio=0.15, accept=1.0, head="screened", **EXACT),
         ),
         Preset(
-            "gentle",
-            "Gentle",
-            "Skips a quarter of the layers every other step.",
-            LoraDropConfig(period=2, drop_ratio=0.25),
-        ),
-        Preset(
             "memory",
             "Memory",
             "Skips a third of the layers in two of three steps and saves their K/V; full steps repair the rest.",
@@ -77,72 +86,17 @@ PRESETS = {
             LoraDropConfig(period=4, drop_ratio=0.5, reuse="state"),
         ),
     )
-}
+)
 READABLE = "balanced"  # with trained adapters its text reads well by the measure of quality.py
-
-# Layers of the bundled model, the cheapest to skip first. At the same bound they lose far less than evenly spaced ones
-# (the first eight by `drop-order`, the others by the KL that each adds at exact refreshes: docs/training-log.md, which
-# also has the measurements of `gentle`'s early refreshes).
-BUNDLED_ORDER = (12, 5, 17, 6, 4, 14, 13, 7, 9, 10, 16, 8, 11, 15, 18)
-# How many layers of the order, other settings, note. What is verified is repaired in twos: a CPU computes each row of
-# a pass, so many layers skipped at every other token beat few that are skipped for longer.
-_BUNDLED_CHOICES: dict[str, tuple[int, dict[str, Any], str]] = {
-    "balanced": (
-        14,
-        {"period": 2, "drop_ratio": 0.54},
-        "Skips fourteen chosen layers at every other token; rejects drafts that are absurd or repeat the text.",
-    ),
-    "copying": (
-        14,
-        {"period": 2, "drop_ratio": 0.54},
-        "As Balanced, with drafts copied from earlier text where it repeats itself.",
-    ),
-    "fast": (
-        14,
-        {"period": 2, "drop_ratio": 0.54, "accept": 0.05, "own_repeats": True},
-        "Skips the layers of Balanced; rejects only wildly unlikely drafts, and repeats.",
-    ),
-    "lossless": (4, {"period": 2}, "The full model's own text, token for token: every other draft is rejected."),
-    "memory": (
-        8,
-        {},
-        "Skips eight chosen layers in two of three steps and saves their K/V; full steps repair the rest.",
-    ),
-    "gentle": (
-        4,
-        {"period": 8, "refresh_entropy": 0.7},
-        "Skips four chosen layers while the model is sure of its next token, and runs a full step where it is not.",
-    ),
-}
+UNTRAINED = "Untrained: no corrections ship for this model."  # of a model without a bank
 
 
-def is_bundled(model: str) -> bool:
-    """True of the bundled model's name and id."""
-    return model.partition(":")[0] == "bundled"
-
-
-def presets_for(model: str) -> dict[str, Preset]:
-    """The presets of a model, by name.
-
-    Args:
-        model: its name as `load_model` takes it, or its id. The bundled model has layers chosen for it.
-    """
-    if not is_bundled(model):
-        return PRESETS
-    bundled = {}
-    for name, (count, settings, note) in _BUNDLED_CHOICES.items():
-        config = PRESETS[name].config.replace(drop_layers=BUNDLED_ORDER[:count], **settings)
-        bundled[name] = dataclasses.replace(PRESETS[name], note=note, config=config)
-    return PRESETS | bundled
-
-
-def preset_named(name: str, model: str) -> Preset:
+def preset_named(name: str, presets: Presets) -> Preset:
     """A preset by its name.
 
     Raises:
         LoraDropError: no such preset.
     """
-    presets = presets_for(model)
     preset = presets.get(name) if isinstance(name, str) else None
     if preset is None:
         hint = did_you_mean(str(name), presets)
@@ -150,22 +104,31 @@ def preset_named(name: str, model: str) -> Preset:
     return preset
 
 
-def config_from(options: Mapping[str, Any], model: str, defaults: Mapping[str, Any] | None = None) -> LoraDropConfig:
+def config_from(
+    options: Mapping[str, Any], presets: Presets | None, defaults: Mapping[str, Any] | None = None
+) -> LoraDropConfig:
     """The config of a command's, a form's or a call's options: the preset, or the defaults, with these changes.
 
     Args:
         options: settings by name, and `preset`; None is unset. A setting may be a value or its text.
-        model: the model's name or id, as the bundled model has other presets.
+        presets: those of the model. None before it is loaded: then a preset stays as it is, without the changes.
         defaults: settings by name, in place of the defaults where no preset is named.
 
     Raises:
         LoraDropError: no such preset, or a value that is not allowed.
     """
-    preset = options.get("preset")
-    if preset is not None:
-        config = preset_named(preset, model).config
-    else:
-        config = config_from({**defaults, "preset": None}, model) if defaults else LoraDropConfig()
+    changes, config = _changes(options), LoraDropConfig()
+    if options.get("preset") is not None:
+        config = preset_named(options["preset"], presets or PRESETS).config
+        if presets is None:
+            return config
+    elif defaults:
+        config = config_from({**defaults, "preset": None}, presets)
+    return config.replace(**changes)
+
+
+def _changes(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are set. Raises LoraDropError: a text that cannot be read, or layers named in two ways."""
     changes = {
         setting.name: setting.read(options[setting.name])
         for setting in settings_in(LoraDropConfig)
@@ -175,7 +138,7 @@ def config_from(options: Mapping[str, Any], model: str, defaults: Mapping[str, A
         if "drop_layers" in changes:
             raise LoraDropError("name the skipped layers by drop_layers, or by layers and drop_ratio, not by both.")
         changes["drop_layers"] = None  # the preset may list layers
-    return config.replace(**changes)
+    return changes
 
 
 @dataclass(frozen=True)

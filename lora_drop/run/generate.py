@@ -16,7 +16,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.adapters.find import bank_folder, base_of
+from lora_drop.adapters.find import bank_folder
 from lora_drop.decode.lane import Lane
 from lora_drop.decode.sampling import Sampling, draw
 from lora_drop.errors import LoraDropError
@@ -26,6 +26,7 @@ from lora_drop.models.external import prepare
 from lora_drop.models.hub import SUPPORTED
 from lora_drop.models.load import LoadedModel, ModelInfo, usable_context
 from lora_drop.run.request import Request, lane_plan
+from lora_drop.run.results.bank_presets import presets_of
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import Record
 
@@ -175,10 +176,11 @@ def _config_of(
         lora_drop = LoraDropConfig(**{str(name): value for name, value in lora_drop.items()})
     is_readable = lora_drop is None
     if lora_drop is None or isinstance(lora_drop, str):
-        lora_drop = preset_named(READABLE if lora_drop is None else lora_drop, base_of(info)).config
-    if not isinstance(lora_drop, LoraDropConfig):
+        config = preset_named(READABLE if lora_drop is None else lora_drop, presets_of(info, folder)).config
+    elif isinstance(lora_drop, LoraDropConfig):
+        config = lora_drop.replace(adapters=folder) if folder else lora_drop
+    else:
         raise LoraDropError(f"lora_drop must be a LoraDropConfig, a dict or a preset's name; got {lora_drop!r:.80}.")
-    config = lora_drop.replace(adapters=folder) if folder else lora_drop
     if is_readable and bank is None and bank_folder(info, config, config.schedule_for(info.num_layers)) is None:
         warnings.warn(
             f"no trained adapters are shipped for {info.id}, and lora_drop is left out: every layer runs (period 1). "

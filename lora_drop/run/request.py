@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import SkipValidation
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.adapters.find import base_of, find_bank
+from lora_drop.adapters.find import find_bank
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import Corrections, ModelShape, kv_bytes
@@ -23,6 +23,7 @@ from lora_drop.method.settings import RunSettings
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import free_memory, screens_heads
 from lora_drop.models.tokens import ByteTokenizer, encode_prompt
+from lora_drop.run.results.bank_presets import presets_of
 from lora_drop.run.trace.records import BASELINE, LORA_DROP, THIRD
 
 
@@ -156,8 +157,9 @@ def _wanted(
     """Id, label, config, further fields of the schedule, and method of each lane. A third lane follows LoRA-Drop's."""
     names = lanes_of(request.lanes, request.compare)
     main = CONFIGURED if CONFIGURED in names else next((name for name in names if name in PRESETS), None)
+    presets = presets_of(loaded, request.config.adapters)
     for name in names:
-        lane = method_lane(name, loaded.num_layers, base_of(loaded), request.config)
+        lane = method_lane(name, loaded.num_layers, presets, request.config)
         plan_id = {FULL: BASELINE, main: LORA_DROP}.get(name, re.sub(r"\W", "_", lane.name))
         yield plan_id, method_of(lane.name)[1], lane.config, lane.more, "" if request.lanes in LISTS else name
         if plan_id == LORA_DROP and request.compare is not None:

@@ -34,9 +34,10 @@ def show(prompt: str, preset: str | None = "balanced", model: LoadedModel | str 
         LoraDropError: no such setting, or one that does not fit the model.
     """
     # These import torch, which `read_trace` does not need.
-    from lora_drop.adapters.find import bank_settings, base_of
+    from lora_drop.adapters.find import bank_settings
     from lora_drop.models.load import load_model
     from lora_drop.run.request import Request
+    from lora_drop.run.results.bank_presets import presets_of
     from lora_drop.run.run import run
 
     run_names = {setting.name for setting in settings_of(RUN)}
@@ -44,6 +45,6 @@ def show(prompt: str, preset: str | None = "balanced", model: LoadedModel | str 
         raise LoraDropError(f"no such setting: {', '.join(sorted(unknown))}. docs/settings.md has all of them.")
     loaded = load_model(model) if isinstance(model, str) else model
     defaults = {} if preset else bank_settings(settings.get("adapters"))
-    config = config_from({"preset": preset, **settings}, base_of(loaded), defaults)
+    config = config_from({"preset": preset, **settings}, presets_of(loaded, settings.get("adapters")), defaults)
     run_settings = {name: value for name, value in settings.items() if name in run_names}
     return gather(run(loaded, Request(prompt, config, **run_settings)))

@@ -6,12 +6,11 @@ import sys
 import time
 from contextlib import closing, suppress
 
-from lora_drop.adapters.find import base_of
 from lora_drop.decode.static.decoder import StaticWeights
 from lora_drop.errors import LoraDropError
-from lora_drop.method.presets import presets_for
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.request import Request
+from lora_drop.run.results.bank_presets import presets_of
 from lora_drop.run.results.prompts import EXAMPLES
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import StepRecord
@@ -32,7 +31,7 @@ def warm_up(loaded: LoadedModel, closed: bool = False, seconds: float = SECONDS)
     end = time.monotonic() + seconds
     line = f"Preparing {loaded.id}: its passes are compiled and captured, {seconds / 60:.0f} minutes at most."
     print(line, file=sys.stderr, flush=True)
-    for preset in presets_for(base_of(loaded)).values():
+    for preset in presets_of(loaded).values():
         if time.monotonic() > end:
             break
         request = Request(next(iter(EXAMPLES.values())), preset.config, ignore_eos=True)

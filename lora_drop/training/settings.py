@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lora_drop.errors import LoraDropError
-from lora_drop.method.config import MAX_PERIOD, default_range
+from lora_drop.method.config import MAX_PERIOD, LoraDropConfig, default_range
 from lora_drop.method.fields import TRAINING, checked, read_layer_order, setting
-from lora_drop.method.presets import READABLE, preset_named
+from lora_drop.method.presets import READABLE, Presets
 from lora_drop.method.schedule import KvRule, Part, Refresh, ReuseRule
 from lora_drop.method.settings import BY_NAME, MAX_SEED
 
@@ -154,13 +154,13 @@ class TrainJob:
                 raise LoraDropError(f"--{name.replace('_', '-')} must be at least 1.")
 
 
-def run_settings(settings: TrainSettings, num_layers: int, base: str) -> dict[str, str]:
+def run_settings(settings: TrainSettings, num_layers: int, presets: Presets) -> dict[str, str]:
     """The settings for a run with the bank of a training, as texts by name; those at their defaults are left out.
 
     Args:
-        base: the model's id, for its presets.
+        presets: those of the model.
     """
-    config = preset_named(READABLE if settings.exact else "gentle", base).config
+    config = presets[READABLE].config if settings.exact else LoraDropConfig(period=2, drop_ratio=0.25)
     changes: dict[str, Any] = settings.rules | {"head": "screened" if settings.head_rank else "full"}
     if settings.period:
         changes["period"] = settings.period

@@ -13,17 +13,20 @@ from accelerate import PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import parse_flag_from_env
 
+from lora_drop.adapters.find import presets_folder
 from lora_drop.decode.lane import not_finite
 from lora_drop.errors import LoraDropError
+from lora_drop.method.presets import PRESETS, READABLE, config_from
 from lora_drop.method.schedule import baseline_schedule
 from lora_drop.models import load
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.place import free_memory
+from lora_drop.run.results.files import PRESETS_FILE
 from lora_drop.training.checkpoint import last_checkpoint
 from lora_drop.training.data import Turn, read_texts, to_rows
 from lora_drop.training.estimate import check_room, memory, memory_words, time_words
 from lora_drop.training.self_generate import Text, read_replies, read_self_generated, self_generate
-from lora_drop.training.settings import TrainJob, TrainSettings
+from lora_drop.training.settings import TrainJob, TrainSettings, run_settings
 from lora_drop.training.trainer import Progress, Trainer
 
 SELF_GENERATED = "self_generated.jsonl"
@@ -79,6 +82,7 @@ def train(
             texts += _self_generated(loaded, job.self_generate, job.out / SELF_GENERATED, show)
     windows, counted = to_rows(texts, settings.length)
     held_out = read_replies(job.held_out, loaded) if job.held_out else None
+    brings_presets = settings.exact and presets_folder(loaded, str(job.out)) is None  # else the model has some
     trainer = Trainer(loaded, settings, job, windows, counted, held_out)
     if processes.is_main_process:
         tell(f"memory: about {memory_words(needs, settings)}")
@@ -95,6 +99,8 @@ def train(
         evaluation = trainer.run(job.evaluate_every, job.checkpoint_every, show)
     if not processes.is_main_process:
         return None
+    if brings_presets:
+        _write_presets(loaded, settings, job.out)
     estimate = {"memory": asdict(needs) | {"needed": needs.needed, "free": free}, "seconds": left / rate}
     return {"adapters": str(job.out), "steps": trainer.step, "evaluation": evaluation, "estimate": estimate}
 
@@ -104,6 +110,15 @@ def _check_weights(loaded: LoadedModel) -> None:
     """Run one token, to catch damaged weights before text is sampled from them."""
     if not loaded.model(torch.zeros(1, 1, dtype=torch.long, device=loaded.device)).logits.isfinite().all():
         raise not_finite(0, baseline_schedule(loaded.num_layers), None)
+
+
+def _write_presets(loaded: LoadedModel, settings: TrainSettings, out: Path) -> None:
+    """Write what a bank was trained for as its model's first preset."""
+    config = config_from(run_settings(settings, loaded.num_layers, PRESETS), PRESETS)
+    preset = {"note": "The settings that these corrections were trained for.", "config": config.differences()}
+    model = {"id": loaded.id, "revision": loaded.revision, "dtype": str(loaded.dtype).removeprefix("torch.")}
+    content = PRESETS_FILE.begin({"model": model}, order=list(settings.order), presets={READABLE: preset})
+    PRESETS_FILE.write(out, content)
 
 
 def _self_generated(loaded: LoadedModel, count: int, path: Path, show: Progress) -> list[Text]:

@@ -25,11 +25,11 @@ from torch import Tensor
 
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.card import dropped_in
-from lora_drop.adapters.find import base_of
 from lora_drop.errors import LoraDropError, one_line
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models.load import LoadedModel
 from lora_drop.paths import write_files
+from lora_drop.run.results.bank_presets import presets_of
 from lora_drop.training.checkpoint import read_state, write_checkpoint
 from lora_drop.training.distill import Text, distillation, evaluated_cases, figures
 from lora_drop.training.draw import ANY_RATIO, PERIODS, RATIOS, Draw, draw
@@ -73,6 +73,7 @@ class Trainer:
         held_out: list[Text] | None = None,
     ):
         self.loaded, self.settings, self.job, self.out = loaded, settings, job, job.out
+        self.presets = presets_of(loaded)  # read before the first step: a checkpoint must not fail for them
         self.accelerator = Accelerator(log_with=job.report_to, project_dir=str(job.out))
         self.windows, self.counted = windows, torch.ones_like(windows).bool() if counted is None else counted
         self.held_out = held_out or self._apart()
@@ -373,7 +374,7 @@ class Trainer:
             "tokens": self.step * self.tokens_per_step,
             "fit_tokens": self.fit_tokens,
             "settings": dataclasses.asdict(settings),
-            "run_settings": run_settings(settings, self.loaded.num_layers, base_of(self.loaded)),
+            "run_settings": run_settings(settings, self.loaded.num_layers, self.presets),
             "quality": evaluation,
         }
         return dataclasses.replace(current, **tensors, meta=meta)

@@ -7,17 +7,17 @@ from typing import Any, Literal
 
 import gradio as gr
 
-from lora_drop.adapters.find import base_of
 from lora_drop.errors import LoraDropError
 from lora_drop.method.cost import kv_bytes, kv_saved, speed_bound
 from lora_drop.method.fields import CALL, RUN, SCHEDULE, Setting
 from lora_drop.method.kinds import Choice, Text
-from lora_drop.method.presets import PRESETS, READABLE, config_from, presets_for
+from lora_drop.method.presets import PRESETS, READABLE, config_from
 from lora_drop.method.schedule import baseline_schedule
 from lora_drop.method.settings import BY_NAME, settings_of
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.run.report.brief import brief
 from lora_drop.run.request import Plan, Request, plan
+from lora_drop.run.results.bank_presets import presets_of
 from lora_drop.run.trace.records import LORA_DROP, write_line
 from lora_drop.run.trace.trace import gather
 from lora_drop.ui.callbacks import COMPARED, FAILURE, Callbacks
@@ -43,7 +43,7 @@ def build_api(calls: Callbacks) -> None:
 def functions(calls: Callbacks) -> dict[str, Callable[..., Any]]:
     """The API's functions by name, with their parameters in their signatures, where Gradio reads them."""
     api = Api(calls)
-    notes = " ".join(f"{name}: {preset.note}" for name, preset in presets_for(base_of(calls.pool.info(None))).items())
+    notes = " ".join(f"{name}: {preset.note}" for name, preset in presets_of(calls.pool.info(None)).items())
     offered = {setting.name: setting for setting in calls.settings}
     options = [offered.get(setting.name, setting) for setting in settings_of(CALL, SCHEDULE, RUN)]
     estimated = [setting for setting in options if setting.of != RUN or setting.name == "max_new_tokens"]
@@ -104,7 +104,7 @@ class Api:
             tokens = BY_NAME["max_new_tokens"].read(options["max_new_tokens"])
             request = Request(
                 prompt=prompt or "-",
-                config=_config(options, base_of(info), self._calls.settings),
+                config=_config(options, self._calls.settings, info),
                 max_new_tokens=tokens,
             )
             checked = plan(zero.planning(info), request)
@@ -158,12 +158,12 @@ def _run(calls: Callbacks, prompt: str, visitor: gr.Request | None, options: dic
         setting.name: setting.read(options[setting.name]) for setting in settings_of(RUN) if setting.name in options
     }
     # A mistake is reported before a model is loaded; the presets are those of its weights.
-    request = Request(prompt=prompt, config=_config(options, model, calls.settings), **run)
+    request = Request(prompt=prompt, config=_config(options, calls.settings), **run)
     return calls.run(
         request,
         model=model,
         session=session_of(visitor),
-        config_of=lambda loaded: _config(options, base_of(loaded), calls.settings),
+        config_of=lambda loaded: _config(options, calls.settings, loaded),
     )
 
 
@@ -249,18 +249,21 @@ def _words(setting: Setting) -> tuple[str, ...]:
     return tuple(PRESETS) if setting.name == "preset" else public
 
 
-def _config(options: dict[str, Any], model: str, settings: Iterable[Setting]) -> Any:
+def _config(
+    options: dict[str, Any], settings: Iterable[Setting], loaded: LoadedModel | ModelInfo | None = None
+) -> Any:
     """Read the config from a call's options as the command line does.
 
     Args:
         settings: as visitors may choose them.
+        loaded: the model; None before it is loaded.
     """
     for setting in settings:
         if options.get(setting.name) is not None:
             refuse_private(setting, options[setting.name])
     texts = {setting.name for setting in settings_of(SCHEDULE) if setting.kind.python is str}
     values = {name: str(value) if name in texts and value is not None else value for name, value in options.items()}
-    return config_from(values, model)
+    return config_from(values, presets_of(loaded, values.get("adapters")) if loaded else None)
 
 
 def _estimated(loaded: LoadedModel | ModelInfo, checked: Plan, prompt_tokens: int, request: Request) -> dict[str, Any]:

@@ -7,21 +7,20 @@ import re
 import shlex
 from typing import Any
 
-from lora_drop.adapters.find import NO_SCREEN, bank_facts, base_of, config_fingerprint
-from lora_drop.errors import LoraDropError
+from lora_drop.adapters.find import NO_SCREEN, bank_facts
 from lora_drop.method.config import default_range
-from lora_drop.method.presets import COMPARISONS, Preset, presets_for
+from lora_drop.method.presets import COMPARISONS, Preset
 from lora_drop.method.quality import CRITERION
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.named import NAMED, checked_file
 from lora_drop.models.place import describe_device, free_memory, screens_heads
 from lora_drop.models.pool import ModelPool
 from lora_drop.paths import CHECKOUT, SHIPPED_SWEEPS
+from lora_drop.run.results.bank_presets import presets_of
 from lora_drop.run.results.calibration import HEAD, gain_here, is_calibrated, no_gain_words, speeds_here
 from lora_drop.run.results.files import SWEEP
 from lora_drop.run.results.forecast import forecast_facts
 from lora_drop.run.results.preset_results import (
-    Measured,
     default_preset,
     figures,
     measured_presets,
@@ -74,11 +73,10 @@ def page_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
     Raises:
         LoraDropError: shipped adapters are broken.
     """
-    named = presets_for(base_of(loaded))
     return {
         "model": model_facts(loaded),
         "presets": preset_facts(loaded),
-        "settings": {name: control_values(preset.config, loaded.num_layers) for name, preset in named.items()},
+        "settings": {name: control_values(p.config, loaded.num_layers) for name, p in presets_of(loaded).items()},
     }
 
 
@@ -99,13 +97,11 @@ def preset_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
         - head: label, period, speedup and bound of the full model with the screened head, or None. Speeds are None
           where they are not clear;
         - forecast: `forecast_facts`.
+
+    Raises:
+        LoraDropError: shipped adapters or their presets are broken.
     """
-    try:
-        measured = measured_presets(
-            base_of(loaded), loaded.revision, lambda config: config_fingerprint(loaded, config)
-        )
-    except LoraDropError as error:
-        measured = Measured(missing=str(error))  # the page works without
+    measured = measured_presets(loaded)
     about, default, speeds = measured.about, default_preset(measured), speeds_here(loaded)
     return {
         "default": default,
@@ -131,7 +127,7 @@ def preset_facts(loaded: LoadedModel | ModelInfo) -> dict[str, Any]:
                 "bare": figures(measured.bare.get(name)),
                 "reads": row_reads(measured.rows[name]) if name in measured.rows else None,
             }
-            for name, preset in presets_for(base_of(loaded)).items()
+            for name, preset in presets_of(loaded).items()
         ],
         "head": _head(speeds.get(HEAD)),
         "forecast": forecast_facts(measured, SWEEP.rows_of(loaded.revision, SHIPPED_SWEEP), loaded.num_layers),

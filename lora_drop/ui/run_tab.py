@@ -8,10 +8,10 @@ from typing import Any
 
 import gradio as gr
 
-from lora_drop.adapters.find import base_of
 from lora_drop.method.fields import RUN, SCHEDULE
-from lora_drop.method.presets import COMPARISONS, presets_for
+from lora_drop.method.presets import COMPARISONS
 from lora_drop.method.settings import BY_NAME, settings_of
+from lora_drop.run.results.bank_presets import presets_of
 from lora_drop.run.results.prompts import EXAMPLES
 from lora_drop.ui.callbacks import Callbacks
 from lora_drop.ui.components import (
@@ -97,7 +97,7 @@ def build_run_tab(calls: Callbacks, facts: dict[str, Any]) -> RunTab:
 def _first_values(calls: Callbacks, facts: dict[str, Any]) -> dict[str, Any]:
     """Values of the controls when the page opens: the default preset's settings, and the run's defaults."""
     info = calls.pool.info(None)
-    first = presets_for(base_of(info))[facts["presets"]["default"]].config
+    first = presets_of(info)[facts["presets"]["default"]].config
     tokens = min(BY_NAME["max_new_tokens"].default, calls.limits.tokens)
     return {
         **control_values(first, info.num_layers),

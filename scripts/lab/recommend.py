@@ -18,7 +18,7 @@ from lora_drop.cli.output import cell, note, print_table, progress, spread
 from lora_drop.errors import LoraDropError
 from lora_drop.method.fields import SCHEDULE, Setting, read_layer_order
 from lora_drop.method.kinds import Whole
-from lora_drop.method.presets import config_from
+from lora_drop.method.presets import PRESETS, config_from
 from lora_drop.method.settings import BY_NAME, settings_of
 from lora_drop.paths import write_files
 from lora_drop.run.results.files import PRESETS_FILE
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Search, draw the frontier and print it."""
-    base = config_from({name: getattr(args, name) for name in COMMON}, args.model)
+    base = config_from({name: getattr(args, name) for name in COMMON}, PRESETS)
     prompts = read_data_prompts(args)
     limits = Limits(args.max_loss, args.max_loss if args.max_regret is None else args.max_regret)
     axes, order = _axes(args), read_layer_order(args.drop_order)

@@ -16,13 +16,12 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lora_drop.adapters.find import base_of
 from lora_drop.cli.arguments import Parser, load
 from lora_drop.cli.output import progress
 from lora_drop.evaluation.measure.point import Point, check_point, circumstances
 from lora_drop.evaluation.sweep import SAMPLE_SETTINGS, sample_trace
-from lora_drop.method.presets import presets_for
 from lora_drop.models.load import LoadedModel
+from lora_drop.run.results.bank_presets import presets_of
 from lora_drop.run.results.files import SAMPLES
 from lora_drop.run.results.prompts import SAMPLE_PROMPTS
 from lora_drop.run.results.store import Content, Row, Store
@@ -49,7 +48,7 @@ def sample_presets(
         LoraDropError: see `measure_presets`.
     """
     store = Store(SAMPLES, folder, SAMPLES.begin(circumstances(loaded), settings=SAMPLE_SETTINGS), _markdown)
-    presets = presets_for(base_of(loaded))
+    presets = presets_of(loaded)
     points = {name: check_point(loaded, preset.config, SAMPLE_PROMPTS[0]) for name, preset in presets.items()}
     lanes: dict[str, Point | None] = {BASELINE: None, **points}
     samples = {

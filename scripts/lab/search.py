@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_drop.adapters.find import base_of
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.bench import head_only
 from lora_drop.evaluation.measure.point import (
@@ -27,10 +26,11 @@ from lora_drop.evaluation.measure.point import (
 from lora_drop.evaluation.measure.texts import Answers, own_answers
 from lora_drop.method.config import LoraDropConfig, default_range
 from lora_drop.method.frontier import frontier
-from lora_drop.method.presets import BUNDLED_ORDER, EXACT, is_bundled
+from lora_drop.method.presets import EXACT
 from lora_drop.method.schedule import dropped_layers
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.report.speed import BY_CHANCE
+from lora_drop.run.results.bank_presets import presets_of
 from lora_drop.run.results.preset_results import credible_speed
 from lora_drop.run.results.store import Content, Kind, Row, Shape, Store, is_setting
 
@@ -151,7 +151,7 @@ def search(
     Args:
         base: settings that all candidates share.
         source: where the prompts come from, for the record.
-        order: layers, the cheapest to skip first; empty is the bundled model's order, or else evenly spaced layers.
+        order: layers, the cheapest to skip first; empty is the model's order, or evenly spaced layers.
         progress: called with the candidates done and all of them; within a candidate with a fraction.
         answered: called with the full model's answers and all of them.
 
@@ -262,8 +262,8 @@ def _layers(
         LoraDropError: a count is larger than the layers to choose from.
     """
     low, high = base.layers or default_range(loaded.num_layers)
-    if not order and base.layers is None and is_bundled(base_of(loaded)):
-        order = BUNDLED_ORDER
+    if not order and base.layers is None:
+        order = presets_of(loaded).order
     span = high - low + 1
     most = len(order) or span
     for count in counts:

@@ -7,7 +7,6 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from lora_drop.adapters.find import base_of
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import default_range
 from lora_drop.method.fields import SCHEDULE
@@ -15,6 +14,7 @@ from lora_drop.method.presets import config_from
 from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.request import Request
+from lora_drop.run.results.bank_presets import presets_of
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import StepRecord, write_line
 from lora_drop.run.trace.trace import Trace, parse_trace
@@ -157,7 +157,7 @@ def make_cases(loaded: LoadedModel, long: int, other: LoadedModel | None = None)
 
 
 def make_case(loaded: LoadedModel, name: str, options: dict[str, Any]) -> Case:
-    config = config_from({key: options.get(key) for key in OPTIONS}, base_of(loaded))
+    config = config_from({key: options.get(key) for key in OPTIONS}, presets_of(loaded, options.get("adapters")))
     rest = {key: value for key, value in options.items() if key not in (*OPTIONS, "model")}
     request = Request(config=config, **rest)
     layers = list(config.layers or default_range(loaded.num_layers))

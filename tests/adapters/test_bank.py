@@ -22,13 +22,14 @@ from lora_drop.evaluation.measure.bench import head_only
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.models import bundled, external, place
 from lora_drop.models.download import GGUF
-from lora_drop.models.load import BUNDLED_ID, distance, fingerprint, load_model, sketch
+from lora_drop.models.load import distance, fingerprint, load_model, sketch
 from lora_drop.run import request as asked
 from lora_drop.run.request import Request, plan
 from lora_drop.run.run import run
 from lora_drop.run.trace.trace import gather
 from tests.support.decoding import random_bank
 from tests.support.parts import full_bank
+from tests.support.presets import BUNDLED_PRESETS
 
 EXACT = {"refresh": "repair", "kv": "write"}
 
@@ -229,13 +230,12 @@ def test_a_bank_fits_weights_within_rounding_and_so_do_its_presets(tiny, bank, t
     monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path)
     bank.base_model, bank.sketch = "bundled:tiny", tiny.sketch
     bank.save(tmp_path / "bank")
+    (tmp_path / "bank" / "presets.json").touch()
     model = near(tiny, share)
     taken, notes = on(model, "auto")
-    assert (taken is not None, find.base_of(model)) == ((True, "bundled:tiny") if fits else (False, "mine"))
+    assert (taken is not None) == fits and find.presets_folder(model, None) == (tmp_path / "bank" if fits else None)
     assert ("trained on the weights of bundled:tiny" if fits else "no trained adapters are shipped") in notes[0]
-    assert find.base_of(tiny) == "bundled:tiny" and on(tiny, "auto")[1] == []
-    monkeypatch.setattr(find, "_fitting", None)
-    assert find.base_of(tiny) == "bundled:tiny", "computed once for the same weights"
+    assert find.presets_folder(tiny, None) == tmp_path / "bank" and on(tiny, "auto")[1] == []
 
 
 @pytest.mark.parametrize("broken", ["", "llama", "llama 3 !", "llama 3 AAAA", "qwen2 9 "])
@@ -259,7 +259,7 @@ def test_the_same_weights_write_the_same_text_from_anywhere():
         texts[name] = loaded.decoder_name, trace.header.main["config"], trace.token_ids("lora_drop")
     network = AutoModelForCausalLM.from_pretrained(bundled.ensure(), dtype=load_model("bundled").dtype)
     info, _ = external.prepare(network)
-    assert find.base_of(info) == BUNDLED_ID
+    assert find.presets_folder(info, None) == BUNDLED_PRESETS.parent
     first, *others = texts.values()
     assert others == [first, first]
     ids = loaded.tokenizer(prompt, return_tensors="pt").input_ids

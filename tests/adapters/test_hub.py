@@ -14,6 +14,7 @@ import torch
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.hub import CARD_NAME, CONFIG_NAME, FILES, WEIGHTS_NAME, bank_name, hub_name
 from lora_drop.errors import LoraDropError
+from lora_drop.paths import PRESETS_NAME
 from tests.support import ROOT
 from tests.support.decoding import random_bank
 from tests.support.stand_in_hub import TOKEN, commit_of, running
@@ -44,6 +45,7 @@ ONLINE = {
     "verify": ["adapters", "verify", "me/bank@main"],
     "run": [*RUN, "me/bank@main", "--trace", "run.jsonl"],
     "folder": [*RUN, "bank"],
+    "preset": [*RUN, "me/bank@main", "--preset", "fast"],
     "peft": "from peft import PeftConfig; PeftConfig.from_pretrained('me/bank')",
     "peft folder": "PeftConfig.from_pretrained('bank')",
     # The branch moves. A process that has read it stays with its commit; `from_pretrained` asks each time.
@@ -118,6 +120,10 @@ def results(tiny, tmp_path_factory):
     bank.revision, bank.num_layers, bank.base_model = tiny.revision, tiny.num_layers, "me/tiny"
     bank.meta = {"license": "mit"}
     bank.save(place / "bank")
+    config = {"period": 5, "refresh": "repair", "kv": "write", "accept": 0.4}
+    content = {"model": {"id": "me/tiny", "revision": tiny.revision, "dtype": "float32"}, "rows": []}
+    content["presets"] = {"fast": {"note": "", "config": config}}
+    (place / "bank" / PRESETS_NAME).write_text(json.dumps(content))
     for name, base, licence in (
         ("nameless", "random:tiny-llama", "mit"),
         ("unlicensed", "me/tiny", None),
@@ -166,6 +172,8 @@ def test_a_run_takes_them_by_name(results):
     assert header["lanes"][1]["config"]["adapters"] == "me/bank@main"
     still = json.loads(online["still"][1])["lora_drop"]["token_ids"]
     assert still == tokens, "of one commit, whatever happens to the branch meanwhile"
+    config = json.loads(online["preset"][1])["config"]
+    assert (config["period"], config["accept"], config["adapters"]) == (5, 0.4, "me/bank@main"), "its own preset"
     assert online["look inside"][0] == (
         "LoraDropError: this run's adapters have changed since, or are gone: run it again to look inside."
     )

@@ -83,8 +83,8 @@ def test_another_model_shows_runs_and_comes_back(menu, open_page):
     # All that is drawn is about the new model, and the controls are its preset's.
     expect(page.locator(".ld-range-last")).to_have_text("29")
     expect(page.locator(".ld-range-value")).to_have_text("3 – 28")
-    expect(page.locator("#ld-preset input[value=gentle]")).to_be_checked()
-    expect(page.locator(".ld-whatif [data-figure=dropped]")).to_have_text("6 of 30")
+    expect(page.locator("#ld-preset input[value=balanced]")).to_be_checked()
+    expect(page.locator(".ld-whatif [data-figure=dropped]")).to_have_text("9 of 30")
     expect(page.locator(".ld-pattern-caption")).to_contain_text("30 layers")
     assert "deep test model, float32" in figure(page, "device")
     open_advanced(page)

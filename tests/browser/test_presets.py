@@ -13,14 +13,14 @@ from playwright.sync_api import Page, expect
 from lora_drop.adapters import find
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.method.cost import Corrections, accepted_share, chance_of, speed_bound
-from lora_drop.method.presets import COMPARISONS, PRESETS
+from lora_drop.method.presets import COMPARISONS, PRESETS, UNTRAINED
 from lora_drop.method.quality import CRITERION, READS_WELL_LOSS, SLIPS_LOSS
 from lora_drop.models.pool import ModelPool
 from lora_drop.paths import SHIPPED_SWEEPS
 from lora_drop.run.results import calibration
-from lora_drop.run.results import preset_results as measured
-from lora_drop.run.results.files import SWEEP
+from lora_drop.run.results.files import PRESETS_FILE, SWEEP
 from lora_drop.run.results.forecast import forecast_facts
+from lora_drop.run.results.preset_results import Measured
 from lora_drop.run.trace.trace import gather
 from tests.support.page import (
     HOSTILE,
@@ -46,7 +46,7 @@ FIGURES = {
     "balanced": (0.15, 1.171, 1.22, 0.006),
     "fast": (0.414, 1.29, 1.333, 0.008),
     "lossless": (0.0, 0.97, 1.09, 0.003),
-    "gentle": (0.031, 1.06, 1.08, 0.094),
+    "copying": (0.031, 1.06, 1.08, 0.094),
     "paper": (3.2, 1.31, 1.34, 0.279),
 }
 
@@ -62,7 +62,6 @@ def shipped(tmp_path_factory) -> Iterator[Server]:
     bank.revision, bank.num_layers, bank.meta = loaded.revision, loaded.num_layers, {"tokens": 1_234_567}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(find, "SHIPPED_ADAPTERS", folder / "banks")
-        patch.setattr(measured, "SHIPPED_PRESETS", folder)
         bank.save(folder / "banks" / "ours")
         rows = []
         for name, (loss, speedup, bound, saved) in FIGURES.items():
@@ -85,15 +84,15 @@ def shipped(tmp_path_factory) -> Iterator[Server]:
             if row["adapters_fingerprint"]:
                 rows.append(row | {"corrections": False, "free_regret": 3 * loss})
         content = {
-            "format": measured.PRESETS_FILE.format,
-            "version": measured.PRESETS_FILE.version,
-            "model": {"id": "m", "revision": loaded.revision, "dtype": "bfloat16"},
+            "format": PRESETS_FILE.format,
+            "version": PRESETS_FILE.version,
+            "model": {"id": loaded.id, "revision": loaded.revision, "dtype": "bfloat16"},
             "device": {"name": HOSTILE},
             "data": {"file": f"{HOSTILE}.jsonl", "own": {"prompts": 4321}},
             "date": "2026-01-02T03:04:05+00:00",
             "rows": rows,
         }
-        (folder / "presets.json").write_text(json.dumps(content))
+        (folder / "banks" / "ours" / PRESETS_FILE.name).write_text(json.dumps(content))
         yield from serve(ModelPool(loaded))
 
 
@@ -138,7 +137,7 @@ def test_speeds_come_from_this_machine_once_they_were_measured(shipped, open_pag
     info, rows = shipped.loaded.info(), []
     speeds = {"balanced": (1.21, 1.4), "fast": (0.98, 1.4), calibration.HEAD: (1.08, 1.2)}
     for name, (speedup, bound) in speeds.items():
-        config = calibration.settings_here(info.id)[name][-1]
+        config = calibration.settings_here(info)[name][-1]
         fingerprint = find.config_fingerprint(info, config)
         row = {"lane": name, "config": config.differences(), "adapters_fingerprint": fingerprint, "accepted": None}
         rows.append(row | {"speedup": speedup, "speedup_interval": [speedup - 0.01, speedup + 0.01], "bound": bound})
@@ -153,7 +152,7 @@ def test_speeds_come_from_this_machine_once_they_were_measured(shipped, open_pag
         expect(short["fast"].locator("small")).to_have_text("slips, no gain here")
         note = f"{PRESETS['fast'].note} {calibration.no_gain_words(rows[1])}"
         expect(short["fast"]).to_have_attribute("title", note)
-        expect(short["gentle"].locator("small")).to_have_text("reads well, 9% less K/V")
+        expect(short["copying"].locator("small")).to_have_text("reads well, 9% less K/V")
         assert [cells(page, name)[2] for name in ("balanced", "fast", "paper")] == ["1.21×", "0.98×", "–"]
         assert cells(page, calibration.HEAD) == ["well", "–", "1.08×", "–"]
         assert checked(page) == "balanced", "nothing else changes"
@@ -208,7 +207,7 @@ def test_the_strips_bound_is_that_of_the_bank_for_the_rule(shipped, open_page):
 
 def test_the_forecast_is_that_of_the_nearest_measured_setting(shipped, open_page):
     rows = SWEEP.read(SHIPPED_SWEEPS / "sweep.json")["rows"]
-    facts = forecast_facts(measured.Measured(), rows, 30)
+    facts = forecast_facts(Measured(), rows, 30)
     page = open_page(shipped.url)
     open_advanced(page)
     prompt = int(page.inner_text(".ld-whatif-note").split()[1])
@@ -288,12 +287,12 @@ def test_where_there_is_nothing_to_compare_the_page_says_why(server, open_page):
     expect(page.locator(".ld-presets-about")).to_contain_text(
         "Quality: not measured on this model. Speed was not measured"
     )
-    assert checked(page) == "gentle"
-    assert [cells(page, name) for name in PRESETS] == [[preset.note] for preset in PRESETS.values()]
+    assert checked(page) == "balanced"
+    assert [cells(page, name) for name in PRESETS] == [[f"{preset.note} {UNTRAINED}"] for preset in PRESETS.values()]
     note = page.locator(".ld-compare-note")
     off, skip = page.locator("[data-compare='corrections-off']"), page.locator("[data-compare='skip']")
-    page.check("#ld-preset input[value=gentle]")
-    expect(note).to_contain_text("Nothing is skipped")  # on so few layers
+    set_number(page, "ld-period", 1)
+    expect(note).to_contain_text("Nothing is skipped")
     expect(off).to_be_disabled()
     expect(skip).to_be_disabled()
     prepare(page, tokens=8)

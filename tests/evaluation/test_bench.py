@@ -18,7 +18,7 @@ from lora_drop.evaluation.measure.bench_reference import gguf_of, hf_generate, i
 from lora_drop.evaluation.measure.pairs import read_prompt_set
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import kv_bytes, speed_bound, step_bytes
-from lora_drop.method.presets import PRESETS
+from lora_drop.method.presets import PRESETS, Presets
 from lora_drop.method.schedule import baseline_schedule
 from lora_drop.models.load import load_model
 from lora_drop.run.request import LanePlan, baseline_lane
@@ -164,7 +164,7 @@ def test_without_a_difference_of_times_bench_says_null(no_time, in_process, monk
 def test_without_a_difference_of_times_the_other_measurements_say_null(no_time, data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("lora_drop.evaluation.measure.calibrate.LEAST_TOKENS", 1)
     monkeypatch.setattr("lora_drop.run.results.calibration.calibrations", lambda: tmp_path / "speeds")
-    monkeypatch.setattr("lora_drop.evaluation.presets.presets_for", lambda model: {"fast": PRESETS["fast"]})
+    monkeypatch.setattr("lora_drop.evaluation.presets.presets_of", lambda *_: Presets([PRESETS["fast"]]))
     (tmp_path / "asked.jsonl").write_text('{"prompt": "Why?"}\n')
     asked, fields = str(tmp_path / "asked.jsonl"), ["--data", str(data), "--prompt-field", "q"]
     commands = {
@@ -176,7 +176,7 @@ def test_without_a_difference_of_times_the_other_measurements_say_null(no_time, 
         for form in ([], ["--json"]):
             assert main([name, "--model", "random:tiny-llama", "--dtype", "float32", *options, *form]) == 0
         result = json.loads(capsys.readouterr().out.splitlines()[-1])
-        figures = timed_figures(result.get("presets", result)["rows"])
+        figures = timed_figures(result["rows"])
         assert figures and set(figures) == {None}, name
 
 

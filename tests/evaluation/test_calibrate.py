@@ -152,7 +152,7 @@ def test_why_a_preset_does_not_gain():
     words = {
         "computing": no_gain_words(row_of(speedup=0.98)),
         "rejected": no_gain_words(row_of("lossless", 0.79, bound=0.99, accepted=0.66)),
-        "few bytes": no_gain_words(row_of("gentle", 1.01, bound=1.02)),
+        "few bytes": no_gain_words(row_of("memory", 1.01, bound=1.02)),
     }
     check_golden("no_gain", words)
 
@@ -160,11 +160,11 @@ def test_why_a_preset_does_not_gain():
 def test_only_what_would_be_measured_the_same_counts(tiny, folder, monkeypatch):
     assert not is_calibrated(tiny) and speeds_here(tiny) == {}
     other_bank = row_of("balanced", fingerprint="f" * 16)
-    tuned = row_of("gentle", config=PRESETS["gentle"].config.replace(period=9))
+    tuned = row_of("memory", config=PRESETS["memory"].config.replace(period=9))
     unknown = row_of() | {"lane": "gone"}
     write_calibration(tiny, [row_of(), other_bank, tuned, unknown])
     assert is_calibrated(tiny) and speeds_here(tiny).keys() == {"fast"} == speeds_here(tiny, {"fast"}).keys()
-    assert speeds_here(tiny, {"gentle"}) == {}
+    assert speeds_here(tiny, {"memory"}) == {}
     write_calibration(tiny, [row_of(speedup=1.1)])
     assert speeds_here(tiny)["fast"]["speedup"] == 1.1, "in place of the earlier one"
 

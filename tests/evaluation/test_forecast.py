@@ -15,13 +15,13 @@ from tests.evaluation.test_safe_zone import EXACT, preset_row, row
 
 
 def test_a_row_has_what_it_shares_with_a_setting_and_its_results():
-    gentle = preset_row("gentle", 0.1, 1.05)
-    bare = gentle | {"corrections": False, "free_regret": None}
+    skipping = preset_row("memory", 0.1, 1.05)
+    bare = skipping | {"corrections": False, "free_regret": None}
     verified = row(0.25, 3, 0.1, accepted=0.72, drop_layers=[4, 6], **EXACT)
     rows = [verified, row(0.5, 4, 0.6, accepted=None), row(0.5, 1), row(0.5, 2) | {"period": 0}]
-    facts = forecast_facts(Measured({"gentle": gentle}, {"gentle": bare}), rows, 30)["rows"]
+    facts = forecast_facts(Measured({"memory": skipping}, {"memory": bare}), rows, 30)["rows"]
     assert [fact["label"] for fact in facts] == [
-        *("Gentle", "Gentle", "drop ratio 0.25, period 3, chosen layers, accept 0.1", "drop ratio 0.5, period 4")
+        *("Memory", "Memory", "drop ratio 0.25, period 3, chosen layers, accept 0.1", "drop ratio 0.5, period 4")
     ]
     assert [fact["corrected"] for fact in facts] == [True, False, True, True]
     assert [(fact["reads"], fact["regret"]) for fact in facts] == [

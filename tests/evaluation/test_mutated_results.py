@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from lora_drop.adapters.hub import CONFIG_NAME
 from lora_drop.errors import LoraDropError
 from lora_drop.paths import SHIPPED_PRESETS, SHIPPED_SWEEPS
-from lora_drop.run.results.files import PRESETS_FILE, SAMPLES, SWEEP
+from lora_drop.run.results.bank_presets import read_presets
+from lora_drop.run.results.files import SAMPLES, SWEEP
 from lora_drop.run.results.preset_results import in_words, reads_well
 from lora_drop.run.results.safe_zone import answer_of, best_of
 from tests.support.fuzzing import TRIED, budget, mutated_bytes, mutated_json, one_line
+from tests.support.presets import BUNDLED, BUNDLED_PRESETS
 
 pytestmark = pytest.mark.full
 
 
 def shown_presets(path: Path) -> None:
-    content = PRESETS_FILE.read(path)
+    shutil.copy(BUNDLED_PRESETS.with_name(CONFIG_NAME), path.parent)
+    _, content = read_presets(BUNDLED, str(path.parent))
     for row in content["rows"]:
         in_words(row, content)
         reads_well(row)
@@ -34,7 +39,7 @@ def shown_sweep(path: Path) -> None:
 
 READERS: dict[str, tuple[Path, Callable[[Path], object]]] = {
     "sweep": (SHIPPED_SWEEPS / "sweep.json", shown_sweep),
-    "presets": (SHIPPED_PRESETS / "presets.json", shown_presets),
+    "presets": (BUNDLED_PRESETS, shown_presets),
     "samples": (SHIPPED_PRESETS / "samples.json", SAMPLES.read),
 }
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from lora_drop.method.cost import cycle_of, expected_speedup
-from lora_drop.paths import SHIPPED_PRESETS, SHIPPED_SHAPES, SHIPPED_SWEEPS
+from lora_drop.paths import SHIPPED_SHAPES, SHIPPED_SWEEPS
 from lora_drop.run.results import calibration, pays
 from lora_drop.run.results.calibration import write_calibration
 from lora_drop.run.results.files import PRESETS_FILE, SHAPES, SWEEP
 from lora_drop.run.results.pays import FIELDS, calculated, where_it_pays
 from tests.evaluation.test_calibrate import row_of
 from tests.support import ROOT
+from tests.support.presets import BUNDLED_PRESETS
 
 # Of the stored machine, whose files do not have it: 0.3 ms of a full step's 3.71 (docs/performance.md, Byte kernels).
 OUTSIDE = 0.08
@@ -25,8 +26,8 @@ FARTHEST, USUAL, MEDIAN = 0.19, 0.09, 0.03
 
 def measured_points() -> list[tuple[float, float]]:
     """Expected and measured speedups of the stored presets and the stored sweep, with the sweep's cost of a row."""
-    files = ((PRESETS_FILE, SHIPPED_PRESETS), (SWEEP, SHIPPED_SWEEPS))
-    rows = [row for kind, folder in files for row in kind.read(folder / kind.name)["rows"]]
+    files = ((PRESETS_FILE, BUNDLED_PRESETS), (SWEEP, SHIPPED_SWEEPS / SWEEP.name))
+    rows = [row for kind, path in files for row in kind.read(path)["rows"]]
     rows = [row for row in rows if row["layers_dropped"] and row["speedup"]]
     repairing = [row for row in rows if row["refresh"] == "repair" and row.get("ms_refresh")]
     cost = statistics.median((row["ms_refresh"] / row["ms_baseline"] - 1) / (row["period"] - 1) for row in repairing)
@@ -93,7 +94,7 @@ def test_this_machine_is_in_the_picture_once_it_is_calibrated(tiny, folder):
     write_calibration(tiny, [row_of()])
     assert kinds() == {"shape"}, "no repair was timed"
     write_calibration(
-        tiny, [row_of() | {"row_cost": 0.1, "outside": 0.05}, row_of("gentle", width=0.4), row_of("paper", 1.1)]
+        tiny, [row_of() | {"row_cost": 0.1, "outside": 0.05}, row_of("memory", width=0.4), row_of("paper", 1.1)]
     )
     here = [point for point in where_it_pays(tiny)["points"] if point["kind"] == "here"]
     assert [(point["label"], point["waits"], point["speedup"]) for point in here] == [

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,8 +14,7 @@ from lora_drop.errors import LoraDropError
 from lora_drop.method.presets import PRESETS
 from lora_drop.method.quality import CRITERION, READS_WELL_LOSS, READS_WELL_REPEATS
 from lora_drop.models.place import describe_device
-from lora_drop.paths import SHIPPED_PRESETS
-from lora_drop.run.results import calibration
+from lora_drop.run.results import bank_presets, calibration
 from lora_drop.run.results import preset_results as measured
 from lora_drop.run.results.calibration import write_calibration
 from lora_drop.run.results.preset_results import (
@@ -27,6 +27,7 @@ from lora_drop.run.results.preset_results import (
 )
 from lora_drop.ui.facts import preset_facts
 from tests.support.golden import check_golden
+from tests.support.presets import BUNDLED_PRESETS, lay_presets
 
 TINY = ["--model", "random:tiny-llama", "--dtype", "float32"]
 HOSTILE = "`${alert(1)}<img src=x onerror=alert(2)>{{7*7}}\\u0041"
@@ -35,7 +36,7 @@ HOSTILE = "`${alert(1)}<img src=x onerror=alert(2)>{{7*7}}\\u0041"
 def made_up(revision="r1", losses=None, **about):
     """A presets file with one row a preset; `losses` by preset, the others lose a nat."""
     losses = dict.fromkeys(PRESETS, 1.0) | (losses or {})
-    bounds = {"balanced": 1.22, "fast": 1.33, "lossless": 1.1, "gentle": 1.08, "memory": 1.06, "paper": 1.34}
+    bounds = {"balanced": 1.22, "fast": 1.33, "lossless": 1.1, "memory": 1.06, "paper": 1.34, "copying": 1.3}
     return {
         "format": "lora-drop-presets",
         "version": 2,
@@ -62,12 +63,21 @@ def made_up(revision="r1", losses=None, **about):
     } | about
 
 
+@pytest.fixture(autouse=True)
+def shelf(tmp_path, monkeypatch):
+    """A folder whose presets are those of every model; `auto` takes no bank of it."""
+    monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path / "banks")
+    folder = tmp_path / "laid"
+    monkeypatch.setattr(bank_presets, "presets_folder", lambda *_: folder if folder.exists() else None)
+    return folder
+
+
 @pytest.fixture
-def read(tmp_path):
+def read(shelf):
     def read(content, revision="r1", taken=None):
-        path = tmp_path / "presets.json"
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
-        return measured_presets("m", revision, lambda config: taken, path)
+        lay_presets(shelf, content, revision)
+        loaded = SimpleNamespace(id="m", revision=revision, sketch="", num_layers=30)
+        return measured_presets(loaded, None, lambda config: taken)
 
     return read
 
@@ -94,12 +104,12 @@ def test_one_measure_says_how_a_text_reads_with_accept_and_without():
 @pytest.mark.parametrize(
     ("losses", "chosen"),
     [
-        ({"gentle": 0.02, "balanced": 0.1}, "balanced"),  # of two that read well the faster, not the better
-        ({"gentle": 0.02, "memory": 0.01}, "gentle"),
+        ({"lossless": 0.02, "balanced": 0.1}, "balanced"),  # of two that read well the faster, not the better
+        ({"lossless": 0.02, "memory": 0.01}, "lossless"),
         ({"balanced": 0.14, "fast": 0.151}, "balanced"),
         (dict.fromkeys(PRESETS, 0.15), "paper"),
-        ({"memory": 0.4, "gentle": 0.5}, "memory"),  # none reads well: what loses the least
-        (dict.fromkeys(PRESETS), "gentle"),
+        ({"memory": 0.4, "lossless": 0.5}, "memory"),  # none reads well: what loses the least
+        (dict.fromkeys(PRESETS), "balanced"),
     ],
 )
 def test_the_default_is_the_fastest_that_reads_well(read, losses, chosen):
@@ -116,7 +126,7 @@ def test_the_page_opens_on_one_that_skips_layers_and_does_nothing_else(read):
     assert default_preset(read(content)) == "balanced"
 
 
-def here(speedup, width=0.02, lane="gentle"):
+def here(speedup, width=0.02, lane="memory"):
     """A row of this machine's calibration."""
     return {
         "lane": lane,
@@ -156,19 +166,16 @@ def test_a_preset_in_words():
 
 
 def test_the_shipped_presets_claim_no_speed_of_another_processor():
-    for row in json.loads((SHIPPED_PRESETS / "presets.json").read_text())["rows"]:
+    for row in json.loads(BUNDLED_PRESETS.read_text())["rows"]:
         words = preset_words(row)
         assert not re.search(r"\dx", words) and figures(row)["speedup"] is None
         assert words.endswith(f"{row['kv_saved']:.0%} less K/V") == (row["kv_saved"] >= 0.05), words
 
 
-def test_what_a_run_may_say_of_an_idle_machine_was_measured_on_this_one(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(measured, "SHIPPED_PRESETS", tmp_path)
-    monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path)
+def test_what_a_run_may_say_of_an_idle_machine_was_measured_on_this_one(tiny, shelf, tmp_path, monkeypatch):
     monkeypatch.setattr(calibration, "calibrations", lambda: tmp_path / "kept")
-    content = made_up(tiny.revision)
-    (tmp_path / "presets.json").write_text(json.dumps(content))
-    config = PRESETS["gentle"].config
+    lay_presets(shelf, made_up(tiny.revision), tiny.revision)
+    config = PRESETS["memory"].config
     assert preset_figures(tiny, config) is None, "another processor's speed says nothing"
     write_calibration(tiny, [here(1.2, 0.5)])
     assert preset_figures(tiny, config) is None, "too noisy"
@@ -176,46 +183,42 @@ def test_what_a_run_may_say_of_an_idle_machine_was_measured_on_this_one(tiny, tm
     write_calibration(tiny, [here(1.2), head])
     device = describe_device(tiny.device)["name"]
     gains = {"speedup": 1.2, "head_speedup": 1.08, "device": device}
-    assert preset_figures(tiny, config) == {"preset": "gentle"} | gains
+    assert preset_figures(tiny, config) == {"preset": "memory"} | gains
     low_high = (min(3, tiny.num_layers - 2), tiny.num_layers - 2)
     as_sliders_say_it = config.replace(layers=low_high)
     assert preset_figures(tiny, as_sliders_say_it) == preset_figures(tiny, config)
     assert preset_figures(tiny, config.replace(period=7)) is None, "that is no preset"
     assert preset_figures(tiny, config.replace(layers=(1, 99))) is None, "the run says what is wrong"
-    (tmp_path / "presets.json").write_text("{")
-    assert preset_figures(tiny, config)["speedup"] == 1.2
+    lay_presets(shelf, "{", tiny.revision)
+    assert preset_figures(tiny, config) is None
 
 
-def test_a_run_may_say_how_many_guesses_were_accepted_without_corrections(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(measured, "SHIPPED_PRESETS", tmp_path)
-    monkeypatch.setattr(find, "SHIPPED_ADAPTERS", tmp_path)
+def test_a_run_may_say_how_many_guesses_were_accepted_without_corrections(tiny, shelf):
     content = made_up(tiny.revision)
     row = next(row for row in content["rows"] if row["preset"] == "balanced")
 
     def gain(**changes):
         rows = {"rows": [*content["rows"], row | {"corrections": False, "accepted": 0.64} | changes]}
-        (tmp_path / "presets.json").write_text(json.dumps(content | rows))
+        lay_presets(shelf, content | rows, tiny.revision)
         return preset_figures(tiny, PRESETS["balanced"].config)
 
     assert gain() == {"preset": "balanced", "accepted_without": 0.64}
     assert gain(accepted=None) is None is gain(adapters_fingerprint="f" * 16)
-    (tmp_path / "presets.json").write_text(json.dumps(made_up("another")))
+    lay_presets(shelf, made_up("another"), tiny.revision)
     assert preset_figures(tiny, PRESETS["balanced"].config) is None
 
 
-def test_a_file_of_another_model_settings_or_bank_does_not_count(read, tmp_path, monkeypatch):
+def test_a_file_of_another_model_settings_or_bank_does_not_count(read, shelf):
     good = made_up(losses={"fast": 0.01})
     assert default_preset(read(good)) == "fast"
     other = read(good, revision="r2")
-    assert not other.rows and other.missing == "not measured on this model" and default_preset(other) == "gentle"
-    gone = measured_presets("m", "r1", lambda config: None, tmp_path / "none.json")
-    assert (gone.rows, gone.missing, default_preset(gone)) == ({}, "not measured on this model", "gentle")
+    assert not other.rows and other.missing == "not measured on this model" and default_preset(other) == "balanced"
     with_bank = read(good, taken="f" * 16)
-    assert not with_bank.rows and "adapters" in with_bank.missing and default_preset(with_bank) == "gentle"
+    assert not with_bank.rows and "adapters" in with_bank.missing and default_preset(with_bank) == "balanced"
 
     # A preset that was tuned since has no figures; the others keep theirs.
     tuned = copy.deepcopy(good)
-    tuned["rows"][1]["config"]["period"] = 3
+    next(row for row in tuned["rows"] if row["preset"] == "fast")["config"]["period"] = 3
     now = read(tuned)
     assert set(now.rows) == set(PRESETS) - {"fast"} and default_preset(now) != "fast"
     trained = copy.deepcopy(good)
@@ -251,12 +254,11 @@ def test_hostile_names_are_only_names(read):
     content = made_up(device={"name": HOSTILE, "type": "cpu"}, data={"file": HOSTILE, "own": {"prompts": 32}})
     content["rows"][3]["adapters"] = HOSTILE
     found = read(content)
-    assert found.about["device"]["name"] == HOSTILE == found.rows["gentle"]["adapters"]
-    assert HOSTILE in measured.in_words(found.rows["gentle"], found.about)
+    assert found.about["device"]["name"] == HOSTILE == found.rows["lossless"]["adapters"]
+    assert HOSTILE in measured.in_words(found.rows["lossless"], found.about)
 
 
-def test_run_shows_a_presets_measured_quality(tiny, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(measured, "SHIPPED_PRESETS", tmp_path)
+def test_run_shows_a_presets_measured_quality(tiny, shelf, capsys):
     run = ["run", "--prompt", "Hi", *TINY, "--max-new-tokens", "4", "--preset", "balanced"]
 
     def printed(*argv):
@@ -264,14 +266,13 @@ def test_run_shows_a_presets_measured_quality(tiny, tmp_path, capsys, monkeypatc
         return capsys.readouterr()
 
     assert "as measured" not in printed().out
-    (tmp_path / "presets.json").write_text(json.dumps(made_up(tiny.revision, {"balanced": 0.123})))
+    lay_presets(shelf, made_up(tiny.revision, {"balanced": 0.123}), tiny.revision)
     line = next(line for line in printed().out.splitlines() if "as measured" in line)
     assert "regret 0.123 nats per token: reads well (answers to 32 prompts, bfloat16 on a processor)" in line
     assert "as measured" not in printed("--period", "5").out  # no longer what was measured
     assert set(json.loads(printed("--json").out)) >= {"baseline", "lora_drop"}
-    (tmp_path / "presets.json").write_text("{}")
-    broken = printed()
-    assert "speedup" in broken.out and broken.err.count("presets.json is not") == 1
+    lay_presets(shelf, "{}", tiny.revision)
+    assert main(run) == 2 and capsys.readouterr().err.count("presets.json is not") == 1
 
 
 def test_the_fingerprint_is_that_of_the_bank_that_a_run_takes(tiny, bank, tmp_path):
@@ -287,23 +288,19 @@ def test_the_fingerprint_is_that_of_the_bank_that_a_run_takes(tiny, bank, tmp_pa
         find.bank_facts(tiny)
 
 
-def test_the_page_works_with_any_file(tiny, bank, tmp_path, monkeypatch):
-    monkeypatch.setattr(measured, "SHIPPED_PRESETS", tmp_path)
-
+def test_the_page_has_the_figures_of_the_file(tiny, bank, shelf):
     def facts(content):
-        (tmp_path / "presets.json").write_text(content if isinstance(content, str) else json.dumps(content))
+        lay_presets(shelf, content, tiny.revision)
         return preset_facts(tiny)
 
-    for content, missing in (
-        ("{", "presets.json is not a presets.json of the presets command."),
-        (made_up("another"), "not measured on this model"),
-    ):
-        found = facts(content)
-        assert (found["default"], found["missing"], found["about"]) == ("gentle", missing, {})
-        told = [(preset["name"], preset["measured"], preset["reads"]) for preset in found["presets"]]
-        assert told == [(name, None, None) for name in PRESETS]
+    with pytest.raises(LoraDropError, match="presets.json is not a presets.json of the presets command."):
+        facts("{")
+    found = facts(made_up("another"))
+    assert (found["default"], found["missing"], found["about"]) == ("balanced", "not measured on this model", {})
+    told = [(preset["name"], preset["measured"], preset["reads"]) for preset in found["presets"]]
+    assert told == [(name, None, None) for name in PRESETS]
 
-    found = facts(made_up(tiny.revision, {"paper": 0.1, "gentle": 0.12}))
+    found = facts(made_up(tiny.revision, {"paper": 0.1, "lossless": 0.12}))
     assert (found["default"], found["missing"], found["criterion"]) == ("paper", "", CRITERION)
     by_name = {preset["name"]: preset for preset in found["presets"]}
     one_nat = {preset["name"]: preset for preset in facts(made_up(tiny.revision))["presets"]}
@@ -314,10 +311,9 @@ def test_the_page_works_with_any_file(tiny, bank, tmp_path, monkeypatch):
     assert by_name["fast"]["measured"] is by_name["fast"]["bare"] is None, "measured without the shipped bank"
 
 
-def test_the_page_shows_the_speeds_of_this_machine_and_where_nothing_is_gained(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(measured, "SHIPPED_PRESETS", tmp_path)
+def test_the_page_shows_the_speeds_of_this_machine_and_where_nothing_is_gained(tiny, shelf, tmp_path, monkeypatch):
     monkeypatch.setattr(calibration, "calibrations", lambda: tmp_path / "kept")
-    (tmp_path / "presets.json").write_text(json.dumps(made_up(tiny.revision, {"paper": 0.1})))
+    lay_presets(shelf, made_up(tiny.revision, {"paper": 0.1}), tiny.revision)
 
     def facts():
         content = preset_facts(tiny)
@@ -333,7 +329,7 @@ def test_the_page_shows_the_speeds_of_this_machine_and_where_nothing_is_gained(t
     assert content["is_calibrated"] and not content["is_calibrating"]
     assert by_name["paper"]["short"] == "reads well, 1.3x" and by_name["paper"]["note"] == PRESETS["paper"].note
     assert by_name["paper"]["measured"] == {"regret": 0.1, "speedup": 1.3, "kv_saved": 0.2, "accepted": None}
-    assert by_name["gentle"]["note"] == f"{PRESETS['gentle'].note} {calibration.no_gain_words(here(0.98))}"
+    assert by_name["memory"]["note"] == f"{PRESETS['memory'].note} {calibration.no_gain_words(here(0.98))}"
     assert by_name["fast"]["measured"]["speedup"] is None, "too noisy"
     assert content["head"] == {
         "label": "Full model, screened head", "period": 8, "speedup": 1.08, "bound": 1.5,

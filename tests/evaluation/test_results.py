@@ -8,13 +8,15 @@ import pytest
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.fields import SCHEDULE, checked, setting
-from lora_drop.method.presets import presets_for
-from lora_drop.paths import SHIPPED_PRESETS, SHIPPED_SWEEPS
+from lora_drop.method.presets import Presets
+from lora_drop.paths import SHIPPED_SWEEPS
 from lora_drop.run.results import preset_results
 from lora_drop.run.results import store as results
+from lora_drop.run.results.bank_presets import presets_of, read_presets
 from lora_drop.run.results.files import SWEEP
 from lora_drop.run.results.preset_results import measured_presets
 from lora_drop.run.results.store import Store, is_setting
+from tests.support.presets import BUNDLED, BUNDLED_PRESETS
 
 
 @checked(SCHEDULE)
@@ -48,23 +50,20 @@ def test_a_new_setting_at_its_default_is_the_old_setting(later, form):
 
 def measured():
     """What the shipped file says of the presets, with the banks that it was measured with."""
-    content = json.loads((SHIPPED_PRESETS / "presets.json").read_text())
+    content = json.loads(BUNDLED_PRESETS.read_text())
     rules = ("reuse", "part", "refresh", "kv")
     banks = {tuple(row[name] for name in rules): row["adapters_fingerprint"] for row in reversed(content["rows"])}
-    revision = content["model"]["revision"]
-    return measured_presets("bundled", revision, lambda config: banks[tuple(getattr(config, name) for name in rules)])
+    return measured_presets(BUNDLED, None, lambda config: banks[tuple(getattr(config, name) for name in rules)])
 
 
 def test_the_shipped_rows_hold_for_todays_presets():
-    assert set(measured().rows) == set(presets_for("bundled"))
+    assert set(measured().rows) == set(presets_of(BUNDLED))
 
 
 def test_a_new_setting_voids_no_shipped_row(later, monkeypatch):
-    presets = {
-        name: dataclasses.replace(preset, config=Later(**preset.config.to_dict()))
-        for name, preset in presets_for("bundled").items()
-    }
-    monkeypatch.setattr(preset_results, "presets_for", lambda model: presets)
+    shipped, content = read_presets(BUNDLED)
+    presets = Presets(dataclasses.replace(p, config=Later(**p.config.to_dict())) for p in shipped.values())
+    monkeypatch.setattr(preset_results, "read_presets", lambda loaded, adapters: (presets, content))
     assert set(measured().rows) == set(presets)
     presets["fast"] = dataclasses.replace(presets["fast"], config=presets["fast"].config.replace(wobble=0.5))
     assert set(measured().rows) == set(presets) - {"fast"}

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.presets import presets_for
+from lora_drop.method.presets import PRESETS
 from lora_drop.models.place import describe_device
 from lora_drop.paths import SHIPPED_SWEEPS
 from lora_drop.run.results.calibration import HEAD, SPEEDS, head_config, timed_here, with_speed
@@ -156,21 +156,21 @@ def test_speeds_of_another_processor_or_decoder_are_left_out(tiny):
 
 
 def test_the_dial_shows_what_the_screened_head_alone_gives():
-    measured = Measured({"gentle": preset_row("gentle", 0.1, 1.05) | NONE}, {}, ABOUT)
+    measured = Measured({"memory": preset_row("memory", 0.1, 1.05) | NONE}, {}, ABOUT)
     samples = [sample("baseline", "The full text.")]
-    _, head, gentle = stops_of(measured, samples, None, {}, has_head=True)
+    _, head, skipping = stops_of(measured, samples, None, {}, has_head=True)
     assert head.label == "Full model, screened head" and head.sample == "The full text." and head.reads_well
     assert (head.config.drop_layers, head.config.head, head.config.accept) == ((), "screened", 1.0)
-    for stop in (head, gentle):
+    for stop in (head, skipping):
         assert "It has no speed measured on this machine" in stop.words
     timed = {"speedup": 1.08, "speedup_interval": [1.06, 1.1], "bound": 1.22}
-    speeds = {HEAD: timed | {"config": head_config(8).differences()}, "gentle": timed}
-    _, head, gentle = stops_of(measured, samples, None, speeds, has_head=True)
+    speeds = {HEAD: timed | {"config": head_config(8).differences()}, "memory": timed}
+    _, head, skipping = stops_of(measured, samples, None, speeds, has_head=True)
     assert head.config.period == 8
     chosen = row(0.25, 2, head="screened")
     assert head_words(chosen, speeds[HEAD]) == " The full model with the screened head alone runs at 1.08× here."
     assert head_words(row(0.25, 2, head="full"), speeds[HEAD]) == head_words(chosen, None) == ""
-    for stop in (head, gentle):
+    for stop in (head, skipping):
         assert "1.08×" in stop.words
 
 
@@ -187,7 +187,7 @@ ABOUT = {"model": MODEL, "device": {"name": "here"}}
 
 
 def preset_row(name, own, speed, **more):
-    config = presets_for("random:x")[name].config
+    config = PRESETS[name].config
     figures = {k: v for k, v in row(0.1, 2, own, speed, **more).items() if k not in config.to_dict()}
     return config.to_dict() | figures | {"adapters": "bank", "preset": name, "config": config.differences()}
 
@@ -197,30 +197,30 @@ def sample(lane, text, config=None, prompt=PROMPT):
 
 
 def test_the_dial_goes_from_the_full_model_over_the_frontier():
-    measured = Measured({"gentle": preset_row("gentle", 0.1, 1.05), "paper": preset_row("paper", 5.0, 1.2)}, {}, ABOUT)
-    gentle = measured.rows["gentle"]["config"]
+    measured = Measured({"memory": preset_row("memory", 0.1, 1.05), "paper": preset_row("paper", 5.0, 1.2)}, {}, ABOUT)
+    skipping = measured.rows["memory"]["config"]
     samples = [
         sample("baseline", "other", prompt="another prompt"),
         sample("baseline", "The full text."),
-        sample("gentle", "of other settings", {"period": 9}),
-        sample("gentle", "Nearly.", gentle),
+        sample("memory", "of other settings", {"period": 9}),
+        sample("memory", "Nearly.", skipping),
     ]
     sweep = ABOUT | {
         "sample": {"prompt": PROMPT, "text": "The full text."},
         "rows": [row(0.75, 8, 3.0, 1.5, sample="the the the"), row(0.5, 2, 6.0, 1.1, sample="beaten")],
     }
     stops = stops_of(measured, samples, sweep)
-    assert [stop.label for stop in stops] == ["Never skip", "Gentle", "Drop ratio 0.75, period 8"]
+    assert [stop.label for stop in stops] == ["Never skip", "Memory", "Drop ratio 0.75, period 8"]
     assert [stop.sample for stop in stops] == ["The full text.", "Nearly.", "the the the"]
     assert stops[0].config.period == 1 and [stop.reads_well for stop in stops] == [True, True, False]
-    assert stops[1].config == presets_for("random:x")["gentle"].config
+    assert stops[1].config == PRESETS["memory"].config
     assert stops[2].config == LoraDropConfig(drop_ratio=0.75, period=8)
     assert "Regret 3.00 nats per token on average: reads badly" in stops[2].words and "1.50×" in stops[2].words
     # Speeds of another machine do not compare; another prompt's samples do not either.
     other = sweep | {"device": {"name": "elsewhere"}}
     assert [stop.label for stop in stops_of(measured, samples, other)] == [
         "Never skip",
-        "Gentle",
+        "Memory",
         "Paper (p 0.5, k 3)",
     ]
     asked = stops_of(measured, samples, sweep | {"sample": {"prompt": "another", "text": "x"}})

@@ -11,7 +11,7 @@ from lora_drop.cli.main import main
 from lora_drop.evaluation import sweep as module
 from lora_drop.evaluation.measure import metrics, texts
 from lora_drop.evaluation.sweep import key_of
-from lora_drop.method.presets import presets_for
+from lora_drop.method.presets import PRESETS
 from lora_drop.run.results.prompts import HELD_OUT
 
 ARGS = ["--prompt-field", "q", "--target-field", "a", "--model", "random:tiny-llama", "--dtype", "float32"]
@@ -103,11 +103,14 @@ def test_rules_parts_and_adapters_are_axes(data, banks, tmp_path, capsys):
         assert row["ms_baseline"] > 0 and (row["ms_lora"] is None) == (row["period"] == 1)
 
 
-def test_a_preset_is_that_of_the_weights(data, banks, tmp_path, capsys):
-    banks("ours", base_model="bundled:tiny")
+def test_a_preset_is_that_of_the_weights(tiny, data, banks, tmp_path, capsys):
+    banks("ours")
+    config, model = PRESETS["fast"].config.replace(accept=0.3), {"id": "m", "revision": tiny.revision, "dtype": "d"}
+    content = {"model": model, "presets": {"fast": {"note": "", "config": config.differences()}}, "rows": []}
+    (tmp_path / "banks" / "ours" / "presets.json").write_text(json.dumps(content))
     grid = ["--preset", "fast", "--drop-ratios", "0.5", "--periods", "2"]
     result, _ = swept(capsys, data, tmp_path / "out", *grid)
-    assert [row["accept"] for row in result["rows"]] == [presets_for("bundled:tiny")["fast"].config.accept] != [0]
+    assert [row["accept"] for row in result["rows"]] == [0.3]
 
 
 def test_a_killed_sweep_keeps_its_points_and_goes_on(data, banks, tmp_path, capsys, monkeypatch):

@@ -6,8 +6,11 @@ import pytest
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.presets import BUNDLED_ORDER, COMPARISONS, PRESETS, config_from, preset_named, presets_for
+from lora_drop.method.methods import layers_to_skip
+from lora_drop.method.presets import COMPARISONS, PRESETS, config_from, preset_named
 from lora_drop.method.settings import Compare
+from lora_drop.run.results.bank_presets import presets_of
+from tests.support.presets import BUNDLED
 
 
 def test_presets_fit_the_bundled_model():
@@ -16,23 +19,21 @@ def test_presets_fit_the_bundled_model():
 
 
 def test_the_bundled_model_has_chosen_layers():
-    """Chosen ones in place of evenly spaced ones."""
-    ours = presets_for("bundled")
-    assert ours == presets_for("bundled:SmolLM2-135M-Instruct") and presets_for("random:tiny-llama") == PRESETS
-    assert list(ours) == list(PRESETS)
-    assert {name: len(one.config.drop_layers or ()) for name, one in ours.items()} == {
-        **{"balanced": 14, "fast": 14, "lossless": 4, "gentle": 4},
-        **{"memory": 8, "paper": 0},
-    }
-    assert all(ours[name].label == PRESETS[name].label for name in PRESETS)
-    assert ours["paper"] == PRESETS["paper"]
-    assert len(set(BUNDLED_ORDER)) == len(BUNDLED_ORDER)
+    """Chosen ones in place of evenly spaced ones, the first of its order."""
+    ours = presets_of(BUNDLED)
+    assert list(ours) == list(PRESETS) and all(ours[name].label == PRESETS[name].label for name in PRESETS)
+    counts = {"balanced": 14, "copying": 14, "fast": 14, "lossless": 4, "memory": 8, "paper": 0}
+    assert {name: len(preset.config.drop_layers or ()) for name, preset in ours.items()} == counts
+    for preset in ours.values():
+        layers = preset.config.drop_layers or ()
+        assert layers == layers_to_skip(ours.order, 30, len(layers)) or preset == PRESETS["paper"]
 
 
-def test_a_preset_by_a_former_name():
-    for name in ("warp", None, ["paper"]):
-        with pytest.raises(LoraDropError, match="balanced, fast, lossless, gentle, memory, paper"):
-            preset_named(name, "bundled")
+@pytest.mark.parametrize("name", ["gentle", "warp", ["paper"]])
+def test_a_preset_that_is_gone_is_one_line(name):
+    for read in (lambda: preset_named(name, PRESETS), lambda: config_from({"preset": name}, None)):
+        with pytest.raises(LoraDropError, match="no preset .*balanced, copying, fast, lossless, memory, paper"):
+            read()
 
 
 @pytest.mark.parametrize(
@@ -48,13 +49,13 @@ def test_a_preset_by_a_former_name():
     ],
 )
 def test_options_change_the_preset_or_the_defaults(options, config):
-    assert config_from(options, "bundled") == config
+    assert config_from(options, PRESETS) == config
 
 
 @pytest.mark.parametrize("spread", [{"layers": "1-4"}, {"drop_ratio": 0.5}])
 def test_a_list_of_layers_excludes_range_and_ratio(spread):
     with pytest.raises(LoraDropError, match="not by both"):
-        config_from({"drop_layers": "4", **spread}, "bundled")
+        config_from({"drop_layers": "4", **spread}, PRESETS)
 
 
 def test_a_third_lane_changes_its_fields_only():

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from lora_drop.errors import LoraDropError
-from lora_drop.method import presets
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.presets import PRESETS, Preset
+from lora_drop.method.presets import PRESETS, Preset, Presets
 from lora_drop.models import pool as shelf_module
 from lora_drop.models.load import BUNDLED_ID, load_model
 from lora_drop.models.pool import PRESET_MODELS, ModelPool, allowed_models, label_of
@@ -122,9 +121,8 @@ def test_a_swapped_model_answers_as_one_that_was_loaded_alone(pool):
 
 def test_a_call_takes_the_presets_of_the_weights_also_before_they_were_loaded(pool, monkeypatch):
     """Before: those of the name at the first call, and those of the weights at the second."""
-    ours = {"fast": Preset("fast", "Fast", "", LoraDropConfig(period=3, drop_ratio=1.0))}
-    monkeypatch.setattr(presets, "presets_for", lambda model: ours if model == "near" else PRESETS)
-    monkeypatch.setattr(api, "base_of", lambda info: "near" if info.id == QWEN else info.id)
+    ours = Presets([Preset("fast", "Fast", "", LoraDropConfig(period=3, drop_ratio=1.0))])
+    monkeypatch.setattr(api, "presets_of", lambda info, adapters=None: ours if info.id == QWEN else PRESETS)
     for _ in range(2):
         *_, text = functions(Callbacks(pool))["generate"]("Hi", preset="fast", model=QWEN, max_new_tokens=4)
         written = parse_trace(text.encode()).header.main["config"]

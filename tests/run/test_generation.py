@@ -13,11 +13,12 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 import lora_drop
 from lora_drop import LoraDropConfig, LoraDropError
-from lora_drop.method.presets import READABLE, config_from
+from lora_drop.method.presets import READABLE
 from lora_drop.models import bundled
 from lora_drop.models.external import _PREPARED, prepare
 from lora_drop.models.load import load_model
 from lora_drop.models.tokens import encode_prompt
+from lora_drop.run.results.bank_presets import presets_of
 from lora_drop.run.trace.records import BASELINE, LORA_DROP
 from lora_drop.run.trace.trace import gather
 from tests.support import ROOT
@@ -50,11 +51,11 @@ def test_greedy_generate_is_the_command_lines_run():
         LoraDropConfig(),
         {"refresh": "repair", "kv": "write", "accept": 0.3},
         "fast",
-        "gentle",
+        LoraDropConfig(period=8, drop_layers=(5, 6, 12, 17), refresh_entropy=0.7),
         None,
     ):
         named = isinstance(lora_drop_is, str) or lora_drop_is is None
-        config = config_from({"preset": lora_drop_is or READABLE}, loaded.id) if named else lora_drop_is
+        config = presets_of(loaded)[lora_drop_is or READABLE].config if named else lora_drop_is
         config = LoraDropConfig(**config) if isinstance(config, dict) else config
         trace = gather(lora_drop.stream(loaded, "What is the capital of France?", config, max_new_tokens=40))
         out = model.generate(ids, custom_generate=lora_drop.generate, lora_drop=lora_drop_is, max_new_tokens=40)

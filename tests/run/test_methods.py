@@ -14,6 +14,7 @@ from lora_drop.decode.step import Rewind, StepResult, Verified
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.methods import METHODS, lanes_of, method_lane
+from lora_drop.method.presets import PRESETS
 from lora_drop.method.schedule import baseline_schedule
 from lora_drop.run.report.report import Report
 from lora_drop.run.request import Request, plan
@@ -40,7 +41,7 @@ def decoder(request, tiny):
 
 
 def schedule_of(name, num_layers):
-    lane = method_lane(name, num_layers, "random:tiny-llama")
+    lane = method_lane(name, num_layers, PRESETS)
     return dataclasses.replace(lane.config.schedule_for(num_layers), **lane.more)
 
 

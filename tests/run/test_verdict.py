@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.presets import preset_named, presets_for
+from lora_drop.method.presets import PRESETS
 from lora_drop.run.exports.html import wire_text
 from lora_drop.run.report.facts import Facts, ThirdFacts
 from lora_drop.run.report.report import Report
 from lora_drop.run.report.verdict import conclusions, facts_of, kind_of, sentence, verdict
 from lora_drop.run.request import Request
+from lora_drop.run.results.bank_presets import presets_of
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import BASELINE, LORA_DROP, THIRD, write_line
 from lora_drop.run.trace.trace import gather, parse_trace
@@ -329,9 +330,9 @@ ASKED = ("Explain why the sky is blue.", "Write a short story about a lighthouse
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("name", "prompt"), zip(presets_for("bundled:x"), cycle(ASKED)))
+@pytest.mark.parametrize(("name", "prompt"), zip(PRESETS, cycle(ASKED)))
 def test_the_presets_on_the_bundled_model(bundled, name, prompt):
-    config = preset_named(name, bundled.id).config
+    config = presets_of(bundled)[name].config
     trace = gather(run(bundled, Request(prompt, config, 24, compare="bare")))
     concluded = trace.summary.verdict
     check(concluded["facts"], recount(lines_of(trace)))

@@ -29,7 +29,7 @@ def captured(tiny, monkeypatch):
     model = copy.deepcopy(tiny.model)
     loaded = dataclasses.replace(tiny, model=model, weights=StaticWeights.of(model))
     loaded.weights.captures = True
-    monkeypatch.setattr(warm, "presets_for", lambda model: {"known": Preset("known", "Known", "", KNOWN)})
+    monkeypatch.setattr(warm, "presets_of", lambda loaded: {"known": Preset("known", "Known", "", KNOWN)})
     return loaded
 
 

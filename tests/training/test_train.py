@@ -19,10 +19,11 @@ import lora_drop
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.cli.main import _parser, main
 from lora_drop.errors import LoraDropError
-from lora_drop.method.presets import READABLE, config_from, preset_named
+from lora_drop.method.presets import PRESETS, READABLE, config_from
 from lora_drop.method.schedule import Schedule
-from lora_drop.models.load import BUNDLED_ID, load_model
+from lora_drop.models.load import load_model
 from lora_drop.models.tokens import encode_prompt, encode_text
+from lora_drop.run.results.bank_presets import presets_of
 from lora_drop.training import trainer as trainer_module
 from lora_drop.training.checkpoint import CHECKPOINT, STATE
 from lora_drop.training.data import Turn, read_texts, to_rows, to_windows
@@ -35,6 +36,7 @@ from lora_drop.training.settings import Loss, TrainJob, TrainSettings, run_setti
 from lora_drop.training.student import student_states
 from lora_drop.training.trainer import LOG, Trainer
 from tests.support.decoding import random_bank
+from tests.support.presets import BUNDLED
 
 SMALL = TrainSettings(
     rank=8, alpha=8.0, length=48, batch_size=4, max_tokens=48 * 4 * 24, learning_rate=2e-2, fit_batches=0
@@ -283,6 +285,9 @@ def test_python_trains_and_saves_as_documented(tmp_path):
     assert result["steps"] == 1 and [line.partition(":")[0] for line in lines] == ["memory", "time"]
     lora_drop.AdapterBank.load(tmp_path / "out").save_pretrained(tmp_path / "bank")
     assert AdapterBank.load(tmp_path / "bank").meta["tokens"] == 48 * 4
+    presets = presets_of(load_model(job.model, "cpu"), str(job.out))
+    assert presets[READABLE].note == "The settings that these corrections were trained for."
+    assert presets[READABLE].config.adapters == str(job.out) and presets[READABLE].config.accept == 0.15
 
 
 def test_the_regression_alone_already_helps(tiny, windows, tmp_path):
@@ -441,11 +446,11 @@ def test_the_defaults_are_what_the_presets_run_with(tiny, windows, tmp_path):
     assert (bank.head.rank, bank.head.best) == (64, 258)  # all that a tiny model has
 
 
-@pytest.mark.parametrize("base", ["random:tiny-llama", BUNDLED_ID])
+@pytest.mark.parametrize("presets", [PRESETS, presets_of(BUNDLED)])
 @pytest.mark.parametrize("order", [None, "9,4,7"])
-def test_the_settings_of_a_bank_are_those_of_the_preset(base, order):
-    texts = run_settings(TrainSettings(drop_order=order), 30, base)
-    config, preset = config_from({"adapters": "ours"}, base, texts), preset_named(READABLE, base).config
+def test_the_settings_of_a_bank_are_those_of_the_preset(presets, order):
+    texts = run_settings(TrainSettings(drop_order=order), 30, presets)
+    config, preset = config_from({"adapters": "ours"}, presets, texts), presets[READABLE].config
     skipped = (4, 7, 9) if order else preset.schedule_for(30).dropped
     assert config.adapters == "ours" and config.schedule_for(30).dropped == skipped
     same = {"adapters": "auto", "drop_layers": None, "drop_ratio": 1.0}

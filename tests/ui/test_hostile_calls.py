@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterable
@@ -16,15 +15,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lora_drop.evaluation.measure.texts import Answers
-from lora_drop.method.presets import COMPARISONS, PRESETS, presets_for
+from lora_drop.method.presets import COMPARISONS, PRESETS
 from lora_drop.method.schedule import KV_RULES, PARTS, REUSE_RULES
 from lora_drop.models.pool import ModelPool
+from lora_drop.run.results.bank_presets import presets_of
 from lora_drop.run.trace.trace import parse_trace
 from lora_drop.ui.api import functions
 from lora_drop.ui.safe_zone.callbacks import SafeZone
 from lora_drop.ui.serve.runs import Stops
 from tests.support.calls import press_run, refused
 from tests.support.fuzzing import CORPUS, TRIED, anything, one_line, profile, strict_json, texts
+from tests.support.presets import BUNDLED
 
 pytestmark = pytest.mark.full
 
@@ -80,13 +81,13 @@ def examples(each: Iterable[dict]) -> Callable:
     return lambda test: functools.reduce(lambda so_far, values: example(**values)(so_far), each, test)
 
 
-@pytest.mark.parametrize("model", ["bundled", "random:tiny-llama"])
+@pytest.mark.parametrize("model", [BUNDLED, None])
 def test_the_docstring_has_the_sentences_of_the_first_models_presets(tiny, model):
-    info = dataclasses.replace(tiny, id=model)  # no shipped bank fits its weights
+    info = model or tiny
     calls = SimpleNamespace(settings=(), pool=SimpleNamespace(info=lambda label: info))
     for name in ("generate", "compare", "estimate"):
         text = functions(calls)[name].__doc__
-        assert all(preset.note in text for preset in presets_for(model).values())
+        assert all(preset.note in text for preset in presets_of(info).values())
 
 
 @profile(150)

@@ -58,7 +58,7 @@ def test_view_api_has_types_and_descriptions(url):
     returns = {name: function["returns"][0]["python_type"]["type"] for name, function in functions.items()}
     assert returns["/generate"] == returns["/replay"] == "str" and returns["/estimate"].startswith("dict")
     preset = next(one for one in functions["/generate"]["parameters"] if one["parameter_name"] == "preset")
-    assert "Literal['balanced', 'fast'" in preset["python_type"]["type"]
+    assert "Literal['balanced', 'copying'" in preset["python_type"]["type"]
 
 
 def test_an_mcp_client_gets_words_numbers_and_json(url):

@@ -54,7 +54,7 @@ def test_without_front_matter():
 
 
 def test_the_folder_is_whole(folder):
-    for name in ("app.py", "requirements.txt", "README.md", "LICENSE", "assets/presets/presets.json"):
+    for name in ("app.py", "requirements.txt", "README.md", "LICENSE", "assets/presets/samples.json"):
         assert (folder / name).is_file()
     shipped = sorted(path.relative_to(ROOT) for path in (ROOT / "assets" / "adapters").rglob("*") if path.is_file())
     assert shipped and all((folder / path).is_file() for path in shipped)

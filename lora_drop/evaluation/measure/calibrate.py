@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from lora_drop.adapters.find import base_of, config_fingerprint, find_bank
+from lora_drop.adapters.find import config_fingerprint, find_bank
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.bench import beside, outside_share, rotated, row_cost, time_lanes
@@ -45,7 +45,7 @@ class Calibration:
             raise LoraDropError(f"{loaded.id} runs on the reference decoder here, which makes no claim of speed.")
         self.lanes = {BASELINE: baseline_lane(loaded.num_layers)}
         self._rows: dict[str, tuple[str, Row]] = {}  # by lane: the name of its row, and what identifies it
-        for name, configs in settings_here(base_of(loaded)).items():
+        for name, configs in settings_here(loaded).items():
             for config in configs:
                 self._add(loaded, name, config)
         self._prompts = [encode_prompt(loaded.tokenizer, prompt) for prompt in read_prompt_set().texts]

@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from lora_drop.adapters.bank import AdapterBank
-from lora_drop.adapters.find import base_of, find_bank
+from lora_drop.adapters.find import find_bank
 from lora_drop.decode.lane import Lane
 from lora_drop.decode.logits import log_probs, nll
 from lora_drop.decode.reference import Decoder
@@ -35,6 +35,7 @@ from lora_drop.method.schedule import Schedule
 from lora_drop.method.settings import settings_of
 from lora_drop.models.load import LoadedModel, load_model
 from lora_drop.models.tokens import ByteTokenizer, Detokenizer, encode_prompt
+from lora_drop.run.results.bank_presets import presets_of
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -225,11 +226,11 @@ class LoraDropLM(LaneLM):
         settings = {name: str(value) if name in textual else value for name, value in settings.items()}
         if "drop_layers" in settings:
             settings["drop_layers"] = settings["drop_layers"].replace(":", ",")
-        config_from(settings, pretrained)  # a mistake is reported before the model loads
+        config_from(settings, None)  # a mistake is reported before the model loads
         if device == LM_EVAL_DEVICE and not torch.cuda.is_available():
             device = "auto"
         loaded = load_model(pretrained, device, dtype)
-        config = config_from(settings, base_of(loaded))
+        config = config_from(settings, presets_of(loaded, settings.get("adapters")))
         schedule = config.schedule_for(loaded.num_layers)
         bank, notes = find_bank(loaded, config, schedule)
         for note in notes:

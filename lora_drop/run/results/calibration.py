@@ -15,15 +15,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from lora_drop.adapters.find import base_of, config_fingerprint
+from lora_drop.adapters.find import config_fingerprint
 from lora_drop.decode.native.loader import library
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.presets import COMPARISONS, presets_for
+from lora_drop.method.presets import COMPARISONS
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import describe_device, short_name
 from lora_drop.paths import REPORT_PROMPTS, calibrations
 from lora_drop.run.report.speed import is_by_chance, lacks_kernels, no_gain_reason, speed_of
+from lora_drop.run.results.bank_presets import presets_of
 from lora_drop.run.results.files import CALIBRATION
 from lora_drop.run.results.store import Content, Row, is_setting
 from lora_drop.runtime import VERSION
@@ -41,9 +42,9 @@ def head_config(period: int) -> LoraDropConfig:
     return COMPARISONS[HEAD].applied_to(LoraDropConfig()).replace(period=period)
 
 
-def settings_here(model: str) -> dict[str, list[LoraDropConfig]]:
+def settings_here(loaded: LoadedModel | ModelInfo) -> dict[str, list[LoraDropConfig]]:
     """What a model's calibration measures: by the name of its row, the settings that the row is the best of."""
-    presets = {name: [preset.config] for name, preset in presets_for(model).items()}
+    presets = {name: [preset.config] for name, preset in presets_of(loaded).items()}
     return presets | {HEAD: [head_config(period) for period in HEAD_PERIODS]}
 
 
@@ -55,9 +56,10 @@ def speeds_here(loaded: LoadedModel | ModelInfo, names: Container[str] | None = 
     """
     if lacks_kernels({"type": loaded.device.type, "decoder": loaded.decoder_name}):
         return {}
-    content, settings = _read(loaded), settings_here(base_of(loaded))
+    content = _read(loaded)
     rows = [row for row in content["rows"] if names is None or row["lane"] in names] if content else []
     with suppress(LoraDropError):  # broken adapters
+        settings = settings_here(loaded)
         return {
             row["lane"]: row
             for row in rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, create_model
 
@@ -10,6 +10,7 @@ from lora_drop.method.fields import SCHEDULE, Setting
 from lora_drop.method.kinds import LayerList, Layers
 from lora_drop.method.methods import METHODS
 from lora_drop.method.settings import settings_of
+from lora_drop.paths import PRESETS_NAME
 from lora_drop.run.results.store import Kind, Number, Shape
 
 REPEATS = ("free_repeated_4grams", "free_repeated_4grams_baseline")
@@ -53,15 +54,26 @@ SWEEP = Kind(
     keeps=("notes", "sample"),
 )
 
-# ---- presets: a row holds a setting by its differences from the defaults ----
+# ---- presets of a model, and what was measured of them; a config holds its differences from the defaults ----
+
+_Name = Annotated[str, Field(max_length=80)]
+
+
+class _Preset(Shape):
+    note: Annotated[str, Field(max_length=300)]
+    config: dict[str, Any]
+
 
 PRESETS_FILE = Kind(
-    *("presets.json", "presets", "presets", "lora-drop-presets", 2),
+    *(PRESETS_NAME, "presets", "presets", "lora-drop-presets", 2),
     _shape(
-        model=_shape(id=str, revision=str, dtype=str),
-        device=_shape(name=str),
-        data=_shape(file=str, own=_shape(prompts=Number)),
-        date=str,
+        model=_shape(id=_Name, revision=_Name, dtype=str),
+        order=(Annotated[list[int], Field(max_length=1000)], []),
+        presets=(dict[_Name, _Preset], {}),
+        # Those that nobody measured yet have no rows, and lack the circumstances.
+        device=(_shape(name=str), None),
+        data=(_shape(file=str, own=_shape(prompts=Number)), None),
+        date=(str, None),
         rows=_many(
             _shape(
                 preset=str,

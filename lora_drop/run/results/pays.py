@@ -14,16 +14,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lora_drop.adapters.find import base_of
 from lora_drop.errors import LoraDropError
 from lora_drop.method import paper
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import Corrections, ModelShape, cycle_of, expected_speedup, speed_bound, step_bytes
-from lora_drop.method.presets import COMPARISONS, presets_for
+from lora_drop.method.presets import COMPARISONS
 from lora_drop.method.schedule import baseline_schedule
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import describe_device
 from lora_drop.paths import SHIPPED_SHAPES
+from lora_drop.run.results.bank_presets import presets_of
 from lora_drop.run.results.calibration import HEAD, gain_here, speeds_here
 from lora_drop.run.results.files import SHAPES
 from lora_drop.run.results.store import Content, Row
@@ -118,7 +118,7 @@ def _points_here(loaded: LoadedModel | ModelInfo) -> Iterator[dict[str, Any]]:
         return
     outside = next((row["outside"] for row in speeds.values() if row.get("outside") is not None), 0.0)
     waits, device = waits_of(statistics.median(costs), outside), describe_device(loaded.device)["name"]
-    labels = {name: preset.label for name, preset in presets_for(base_of(loaded)).items()}
+    labels = {name: preset.label for name, preset in presets_of(loaded).items()}
     for name, row in speeds.items():
         if gain_here(row):
             label = COMPARISONS[HEAD].lane if name == HEAD else labels[name]

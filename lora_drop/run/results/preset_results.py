@@ -10,25 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from lora_drop.adapters.find import base_of, config_fingerprint
+from lora_drop.adapters.find import config_fingerprint
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.presets import presets_for
+from lora_drop.method.presets import READABLE
 from lora_drop.method.quality import WORDS, Reads, reads
 from lora_drop.models.load import LoadedModel, ModelInfo
 from lora_drop.models.place import describe_device
-from lora_drop.paths import SHIPPED_PRESETS
 from lora_drop.run.report.speed import BY_CHANCE
+from lora_drop.run.results.bank_presets import presets_of, read_presets
 from lora_drop.run.results.calibration import HEAD, gain_here, speeds_here
-from lora_drop.run.results.files import PRESETS_FILE, REPEATS
+from lora_drop.run.results.files import REPEATS
 from lora_drop.run.results.store import is_setting, whole_setting
 from lora_drop.run.trace.records import PresetFigures
 
-NOT_MEASURED = "not measured on this model"
-UNMEASURED = "gentle"  # the first preset of a model without figures and corrections: accept is slow with poor drafts
 LEAST_SAVED = 0.05  # of the K/V memory: a smaller share is not mentioned
 
 
@@ -95,35 +92,35 @@ def verdict_of(row: dict[str, Any]) -> str:
 
 
 def measured_presets(
-    model: str, revision: str, fingerprint_of: Callable[[LoraDropConfig], str | None], path: Path | None = None
+    loaded: LoadedModel | ModelInfo,
+    adapters: str | None = None,
+    fingerprint_of: Callable[[LoraDropConfig], str | None] | None = None,
 ) -> Measured:
-    """Read the measured figures of the presets on a model.
+    """Read the measured figures of a model's presets.
 
     Args:
-        model: its id.
-        revision: the fingerprint of its weights.
-        fingerprint_of: gives the fingerprint of the bank that a config takes on it; None without one.
-        path: of the file; None is the shipped one.
+        adapters: as `read_presets` takes them.
+        fingerprint_of: gives the fingerprint of the bank that a config takes; None is `config_fingerprint`.
 
     Raises:
-        LoraDropError: the file is broken.
+        LoraDropError: see `read_presets`.
     """
-    path = path or SHIPPED_PRESETS / PRESETS_FILE.name
-    content = PRESETS_FILE.read(path) if path.exists() else None
-    if content is None or content["model"]["revision"] != revision:
-        return Measured(missing=NOT_MEASURED)
+    presets, content = read_presets(loaded, adapters)
+    about = {name: content.get(name) for name in ("model", "device", "data", "date")}
+    if None in about.values() or content["model"]["revision"] != loaded.revision:
+        return Measured(missing="not measured on this model")
     rows: dict[str, dict[str, Any]] = {}
     bare: dict[str, dict[str, Any]] = {}
-    for name, preset in presets_for(model).items():
-        taken = fingerprint_of(preset.config)
+    for name, preset in presets.items():
+        taken = fingerprint_of(preset.config) if fingerprint_of else config_fingerprint(loaded, preset.config)
         for row in content["rows"]:
-            if row["preset"] != name or not is_setting(row["config"], preset.config):
+            if row["preset"] != name or not is_setting(row["config"], presets.stored(preset)):
                 continue
             if row["adapters_fingerprint"] == taken:
                 (rows if row.get("corrections", True) else bare)[name] = row
     if not rows:
         return Measured(missing="not measured with these presets and adapters")
-    return Measured(rows, bare, {name: content[name] for name in ("model", "device", "data", "date")})
+    return Measured(rows, bare, about)
 
 
 def preset_figures(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> PresetFigures | None:
@@ -138,27 +135,22 @@ def preset_figures(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> P
         return settings.schedule_for(loaded.num_layers), settings.adapters, settings.corrections
 
     try:  # the run itself refuses settings that do not fit
-        wanted = resolved(config)
-        same = [p for p in presets_for(base_of(loaded)).values() if resolved(p.config) == wanted]
+        wanted, presets = resolved(config), presets_of(loaded, config.adapters)
+        same = [p for p in presets.values() if resolved(p.config) == wanted]
         if not same:
             return None
         taken = config_fingerprint(loaded, config)  # only of this config: a fingerprint reads the whole bank
+        measured = measured_presets(loaded, config.adapters, lambda other: taken if other == same[0].config else None)
     except LoraDropError:
         return None
     name = same[0].name
     gains: PresetFigures = {"preset": name}
-    here = speeds_here(loaded, {name, HEAD})
+    here = {} if presets.bank else speeds_here(loaded, {name, HEAD})  # named adapters are not calibrated
     keys: tuple[tuple[str, Literal["speedup", "head_speedup"]], ...] = (name, "speedup"), (HEAD, "head_speedup")
     for row, key in keys:
         if gain_here(here.get(row)):
             gains[key] = here[row]["speedup"]
             gains["device"] = describe_device(loaded.device)["name"]
-    try:
-        measured = measured_presets(
-            base_of(loaded), loaded.revision, lambda preset_config: taken if preset_config == same[0].config else None
-        )
-    except LoraDropError:  # broken
-        measured = Measured()
     if (accepted := measured.bare.get(name, {}).get("accepted")) is not None:
         gains["accepted_without"] = accepted
     return gains if len(gains) > 1 else None
@@ -198,7 +190,7 @@ def default_preset(measured: Measured) -> str:
     """The preset that the page opens on: of those that skip layers and read well the one with the highest bound.
 
     One that copies from its text too is left out: what it gains is not the method's alone. If none reads well, it is
-    the one with the smallest regret; if none was measured, `UNMEASURED`.
+    the one with the smallest regret; if none was measured, `READABLE`.
     """
     skip = {
         name: row for name, row in measured.rows.items() if row.get("layers_dropped") != 0 and not row.get("lookup")
@@ -208,7 +200,7 @@ def default_preset(measured: Measured) -> str:
     if good:
         return max(good, key=lambda name: measured.rows[name]["bound"])
     measured_regrets = {name: regret for name, regret in regrets.items() if regret is not None}
-    return min(measured_regrets, key=measured_regrets.__getitem__, default=UNMEASURED)
+    return min(measured_regrets, key=measured_regrets.__getitem__, default=READABLE)
 
 
 def in_words(row: dict[str, Any], about: dict[str, Any]) -> str:

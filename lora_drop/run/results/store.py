@@ -165,7 +165,8 @@ class Store:
             value = content.get(name)
             return whole_setting(value) if name == "settings" and isinstance(value, dict) else value
 
-        if differing := [name for name in SAME if part(before, name) != part(self.content, name)]:
+        differing = [name for name in SAME if part(before, name) != part(self.content, name)]
+        if differing and "device" in before:  # else nothing was measured yet
             raise LoraDropError(
                 f"{self.folder.resolve().name} already holds {self.kind.holds} of another {' and '.join(differing)}: "
                 "name another --out, or delete it."

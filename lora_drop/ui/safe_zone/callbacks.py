@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import gradio as gr
 
-from lora_drop.adapters.find import bank_facts, config_fingerprint
+from lora_drop.adapters.find import bank_facts
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.point import Point, Stopped, circumstances, describe_prompts, measure
 from lora_drop.evaluation.measure.texts import Answers, own_answers
@@ -30,7 +30,7 @@ from lora_drop.paths import SHIPPED_PRESETS
 from lora_drop.run.race import by_owner
 from lora_drop.run.results.calibration import HEAD, HEAD_PERIODS, head_config, speeds_here, timed_here
 from lora_drop.run.results.files import SAMPLES, SWEEP
-from lora_drop.run.results.preset_results import Measured, measured_presets, regret_of
+from lora_drop.run.results.preset_results import measured_presets, regret_of
 from lora_drop.run.results.prompts import EXAMPLES
 from lora_drop.run.results.rows import QUALITIES, Group, group_of, groups
 from lora_drop.run.results.safe_zone import answer_of, are_timed, rank_of, stops_of
@@ -199,10 +199,7 @@ class SafeZone:
     def dial(self, model: str | None) -> dict[str, Any] | str:
         """Value of the break-it dial for a model, from the measured presets and the stored sweep."""
         info = self.pool.info(model)
-        try:
-            measured = measured_presets(info.id, info.revision, lambda config: config_fingerprint(info, config))
-        except LoraDropError:
-            measured = Measured()  # the Run tab reports the broken file
+        measured = measured_presets(info)
         timed = timed_here(measured.rows.values(), measured.about, info)
         measured = dataclasses.replace(measured, rows=dict(zip(measured.rows, timed, strict=True)))
         samples, (stored, _) = SAMPLES.rows_of(info.revision, SHIPPED_SAMPLES), self.stored_for(info.revision)

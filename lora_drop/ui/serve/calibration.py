@@ -11,14 +11,13 @@ from collections import Counter
 from contextlib import ExitStack
 from functools import partial
 
-from lora_drop.adapters.find import base_of
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.calibrate import Calibration
-from lora_drop.method.presets import presets_for
 from lora_drop.models.load import ModelInfo
 from lora_drop.models.place import on_zero_gpu
 from lora_drop.models.pool import ModelPool
 from lora_drop.run.race import by_owner
+from lora_drop.run.results.bank_presets import presets_of
 from lora_drop.run.results.calibration import gain_here, speeds_here, write_calibration
 from lora_drop.run.results.files import CALIBRATION_SECONDS
 from lora_drop.run.results.store import Row
@@ -97,4 +96,4 @@ class Background:
 def _noisy(rows: list[Row], info: ModelInfo) -> int:
     """The number of presets whose speed is not clear from these rows."""
     clear = {row["lane"] for row in rows if gain_here(row)}
-    return len(presets_for(base_of(info)).keys() - clear)
+    return len(presets_of(info).keys() - clear)

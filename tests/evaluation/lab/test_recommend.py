@@ -8,6 +8,7 @@ import pytest
 from lora_drop.cli.main import main
 from lora_drop.evaluation.measure import texts
 from lora_drop.method.config import LoraDropConfig
+from lora_drop.method.presets import Presets
 from lora_drop.run.report.speed import BY_CHANCE
 from scripts.lab import search as module
 from scripts.lab.recommend import main as recommend
@@ -89,12 +90,14 @@ def test_the_words_are_a_setting_that_run_takes(bank, tmp_path, capsys):
     assert any("for a regret of" in line and "1 settings measured" in line for line in lines)
 
 
-def test_the_bundled_model_has_a_drop_order_and_others_evenly_spaced_layers(tiny):
+def test_a_model_may_have_a_drop_order_and_others_have_evenly_spaced_layers(tiny, monkeypatch):
     deep = deep_model()
-    bundled = dataclasses.replace(deep, id="bundled:deep")
+    ordered = dataclasses.replace(deep, id="ordered")
+    order_of = {"ordered": (12, 5, 17, 6, 4, 14, 13, 7)}
+    monkeypatch.setattr(module, "presets_of", lambda loaded: Presets((), order_of.get(loaded.id, ())))
     for loaded, base, order, first in (
-        (bundled, LoraDropConfig(adapters="none"), (), [(5, 6, 12, 17), (4, 5, 6, 7, 12, 13, 14, 17)]),
-        (bundled, LoraDropConfig(adapters="none"), (9, 8, 7, 6, 5), [(6, 7, 8, 9), (5, 6, 7, 8, 9)]),
+        (ordered, LoraDropConfig(adapters="none"), (), [(5, 6, 12, 17), (4, 5, 6, 7, 12, 13, 14, 17)]),
+        (ordered, LoraDropConfig(adapters="none"), (9, 8, 7, 6, 5), [(6, 7, 8, 9), (5, 6, 7, 8, 9)]),
         (deep, LoraDropConfig(adapters="none", layers=(3, 28)), (), [(6, 12, 19, 25)]),
         (tiny, LoraDropConfig(adapters="none"), (), [(4,)]),
     ):

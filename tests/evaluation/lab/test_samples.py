@@ -55,16 +55,16 @@ def test_killed_writing_goes_on_and_what_is_out_of_date_is_renewed(bank, short, 
     monkeypatch.setattr(samples, "_answer", dies_answering)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path)
-    assert answered == ["baseline", "balanced", "fast", "lossless"]
+    assert answered == ["baseline", "balanced", "copying", "fast"]
     answered.clear()
     monkeypatch.setattr(samples, "_answer", lambda *args: answered.append(args[2]) or real(*args))
     write(tmp_path)
-    assert answered == ["baseline", "gentle", "memory", "paper", "baseline", *PRESETS]
+    assert answered == ["baseline", "lossless", "memory", "paper", "baseline", *PRESETS]
 
     bank(seed=1)  # trained further
     answered.clear()
     write(tmp_path)
-    assert answered == ["baseline", "balanced", "fast", "memory"] * 2
+    assert answered == ["baseline", "balanced", "copying", "fast", "memory"] * 2
     capsys.readouterr()
     (tmp_path / "samples.json").write_text("[]")
     assert samples.main([*TINY, "--out", str(tmp_path)]) == 2
