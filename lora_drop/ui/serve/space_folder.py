@@ -1,7 +1,7 @@
 """Write the folder to push to a HuggingFace Space: `python -m lora_drop space OUT [--space OWNER/NAME]`.
 
-It holds the files that the page needs and those that README.md shows or links to, and nothing else. Gradio is not among
-the folder's requirements: a Space installs the version that the front matter names. Push the folder with
+It holds the files that the page needs and those that README.md shows or links to, and nothing else. Gradio is not
+among the folder's requirements: a Space installs the version that the front matter names. Push the folder with
 `hf upload OWNER/NAME OUT . --repo-type space`.
 """
 
