@@ -146,9 +146,7 @@ function drawing(points, curves) {
     }),
     ...points.map((point) => {
       const place = { cx: x(point.waits), cy: y(point.speedup), r: 5 };
-      const dot = makeSvg("circle", { ...place, class: `ld-pays-dot ld-pays-${point.kind}` });
-      dot.append(makeText(point.words, {}, "title"));
-      return dot;
+      return makeSvg("circle", { ...place, class: `ld-pays-dot ld-pays-${point.kind}` }, makeSvg("title", {}, point.words));
     }),
     ...labels(points.map((point) => ({ ...point, x: x(point.waits), y: y(point.speedup) }))),
   ];
