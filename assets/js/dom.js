@@ -32,6 +32,14 @@ export function makeButton(text, press) {
 }
 
 /**
+ * A paragraph that a screen reader reads when it changes.
+ *
+ * @param {string} className
+ * @param {string} [text]
+ */
+export const makeStatus = (className, text) => Object.assign(make("p", className, text), { role: "status" });
+
+/**
  * An SVG element with its attributes, but for undefined ones; numbers are rounded.
  *
  * @param {string} tag
