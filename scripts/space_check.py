@@ -95,7 +95,7 @@ def hold(true: Any, otherwise: str) -> None:
 
 def requirements(folder: Path) -> list[str]:
     """What a Space installs, as arguments of pip: the folder's requirements and Gradio as its front matter has it."""
-    version = metadata_load(folder / "README.md")["sdk_version"]
+    version = (metadata_load(folder / "README.md") or {})["sdk_version"]
     return ["-r", str(folder / "requirements.txt"), f"gradio=={version}"]
 
 
