@@ -42,6 +42,7 @@ SHIPPED_RECORDED = ASSETS / "recorded" / "show-me.jsonl"
 SHIPPED_SHAPES = ASSETS / "shapes"
 SHIPPED_METHODS = ASSETS / "methods"
 REPORT_PROMPTS = ASSETS / "prompts" / "report.jsonl"
+HELD_OUT_PROMPTS = ASSETS / "prompts" / "held-out.txt"
 DRAFT = re.compile(r"\.[0-9a-f]{16}\.part")
 
 

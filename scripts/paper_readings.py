@@ -14,6 +14,8 @@ WIDTH, LEFT, RIGHT, TOP, LINE = 1000, 240, 970, 170, 30  # pixels
 LOW, HIGH = 1.0, 3.0  # times the full model's speed
 TINTS = ("lora-drop", "baseline", "refresh", "muted")  # of the readings
 OF_K = "LLaMA2-7B"  # the model whose bounds stand beside the table over k
+# That table at p 0.5: k, and the lowest and the highest speedup of its models.
+SPEEDS_OF_K = ((1, 1.35, 1.45), (2, 1.45, 1.55), (5, 1.75, 1.85))
 
 
 def readings_picture() -> str:
@@ -26,9 +28,9 @@ def readings_picture() -> str:
     rows = [
         (f"{row.model}, p {row.drop_ratio:g}, k {row.k}", row.speedup, row.speedup, row.bounds) for row in paper.ROWS
     ]
-    for reported in paper.SPEEDS_OF_K:
-        bounds = tuple(paper.bound_of(OF_K, 0.5, reported.k, reading) for reading in paper.READINGS)
-        rows.append((f"table over k, p 0.5, k {reported.k}", reported.low, reported.high, bounds))
+    for k, lowest, highest in SPEEDS_OF_K:
+        bounds = tuple(paper.bound_of(OF_K, 0.5, k, reading) for reading in paper.READINGS)
+        rows.append((f"table over k, p 0.5, k {k}", lowest, highest, bounds))
     title = "The paper's speeds against the bound, by four readings of its settings"
     svg.text(20, 34, title, 17, bold=True)
     svg.text(20, 60, f"Bar: as reported ({paper.LABEL}). Circle: the bound, from bytes read.", 13, "muted")

@@ -2,7 +2,7 @@
 
     python -m scripts.prompt_sets --out DIR FILE.jsonl...
 
-Settings and adapters are chosen on `HELD_OUT` (64 prompts, lora_drop/run/results/prompts.py); `report` (96; figures
+Settings and adapters are chosen on `HELD_OUT` (64 prompts, assets/prompts/held-out.txt); `report` (96; figures
 until 2026-12-02, since then those of assets/prompts) and `circles` (500) are for reporting alone. `reading` are the
 first 24 of `circles` that are Vicuna's or MT-bench's: a small model's programs are hard to judge by reading.
 `prompt_sets.json` has 16 digits of each prompt's sha256, in order, not the prompts: these are of other people, drawn

@@ -24,6 +24,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import metadata_load
+
 from lora_drop.ui.serve import space_folder
 
 OWNER, NAME = "someone", "lora-drop-studio"
@@ -93,7 +95,7 @@ def hold(true: Any, otherwise: str) -> None:
 
 def requirements(folder: Path) -> list[str]:
     """What a Space installs, as arguments of pip: the folder's requirements and Gradio as its front matter has it."""
-    version = space_folder.front_matter((folder / "README.md").read_text(encoding="utf-8"))["sdk_version"]
+    version = (metadata_load(folder / "README.md") or {})["sdk_version"]
     return ["-r", str(folder / "requirements.txt"), f"gradio=={version}"]
 
 

@@ -32,15 +32,28 @@ export function makeButton(text, press) {
 }
 
 /**
- * An SVG element with attributes.
+ * A paragraph that a screen reader reads when it changes.
+ *
+ * @param {string} className
+ * @param {string} [text]
+ */
+export const makeStatus = (className, text) => Object.assign(make("p", className, text), { role: "status" });
+
+/**
+ * An SVG element with its attributes, but for undefined ones; numbers are rounded.
  *
  * @param {string} tag
- * @param {Record<string, string | number>} attributes
+ * @param {Record<string, string | number | undefined>} [attributes]
+ * @param {(Node | string)[]} children
  * @returns {SVGElement}
  */
-export function makeSvg(tag, attributes) {
+export function makeSvg(tag, attributes = {}, ...children) {
   const node = /** @type {SVGElement} */ (document.createElementNS(SVG, tag));
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, String(value));
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === undefined) continue;
+    node.setAttribute(name, String(typeof value === "number" ? Math.round(100 * value) / 100 : value));
+  }
+  node.append(...children);
   return node;
 }
 
@@ -49,10 +62,8 @@ export function makeSvg(tag, attributes) {
  *
  * @param {string | number} text
  * @param {Record<string, string | number>} [attributes]
- * @param {string} [tag]
  */
-export const makeText = (text, attributes = {}, tag = "text") =>
-  Object.assign(makeSvg(tag, attributes), { textContent: String(text) });
+export const makeText = (text, attributes) => makeSvg("text", attributes, String(text));
 
 /**
  * A cell that heads a column or a row of a table.

@@ -1,7 +1,8 @@
 /* Where LoRA-Drop pays: speedup by the share of a step that waits for weights, with a calculator. Python measures and
  * computes every figure (lora_drop/run/results/pays.py); this draws them. */
 
-import { find, make, makeHead, makeRow, makeSvg, makeTable, makeText } from "./dom.js";
+import { addTable } from "./charts/table.js";
+import { make, makeSvg, makeText } from "./dom.js";
 import { formatShare } from "./format.js";
 
 /** @typedef {import("./store.js").Store} Store */
@@ -61,9 +62,6 @@ function build(root, facts, ask) {
   const form = make("div", "ld-pays-form");
   const words = make("p", "ld-pays-words");
   words.setAttribute("aria-live", "polite");
-  const table = makeTable("ld-table", "", ["Setting", "Waits for weights", "Speedup"], []);
-  const folded = make("details", "ld-figure-table");
-  folded.append(make("summary", "", "Data as a table"), table);
   const inputs = facts.fields.map((field) => inputOf(field));
   const values = () => Object.fromEntries(inputs.map((input) => [input.name, input.valueAsNumber]));
   let timer = 0;
@@ -79,7 +77,7 @@ function build(root, facts, ask) {
     svg.setAttribute("aria-label", `Speedup by the share of a step that waits for weights. ${result.text}`);
     legend.replaceChildren(...legendOf(all, result.curves ?? []));
     words.textContent = result.text;
-    find(table, "tbody").replaceChildren(...points.map(rowOf));
+    fill();
   }
 
   async function calculate() {
@@ -101,8 +99,9 @@ function build(root, facts, ask) {
     make("h3", "", "Your own model"),
     form,
     words,
-    folded,
   );
+  const head = ["Setting", "Waits for weights", "Speedup"];
+  const fill = addTable(root, () => ({ caption: "Speedup by the share that waits", head, rows: latest.points.map(rowOf) }));
   window.matchMedia(NARROW).addEventListener("change", () => show(latest)); // its text has another size
   show(facts);
   return { show, values };
@@ -146,9 +145,7 @@ function drawing(points, curves) {
     }),
     ...points.map((point) => {
       const place = { cx: x(point.waits), cy: y(point.speedup), r: 5 };
-      const dot = makeSvg("circle", { ...place, class: `ld-pays-dot ld-pays-${point.kind}` });
-      dot.append(makeText(point.words, {}, "title"));
-      return dot;
+      return makeSvg("circle", { ...place, class: `ld-pays-dot ld-pays-${point.kind}` }, makeSvg("title", {}, point.words));
     }),
     ...labels(points.map((point) => ({ ...point, x: x(point.waits), y: y(point.speedup) }))),
   ];
@@ -227,9 +224,8 @@ function legendOf(points, curves) {
 }
 
 /** @param {PaysPoint} point */
-function rowOf({ label, kind, waits, speedup, words }) {
+function rowOf({ label, kind, waits, speedup }) {
   const name = kind === "here" || kind === "head" ? `${label}, this machine` : label;
-  const row = makeRow(makeHead(name, "row"), formatShare(waits), `${speedup.toFixed(2)}×`);
-  return Object.assign(row, { title: words });
+  return [name, formatShare(waits), `${speedup.toFixed(2)}×`];
 }
 

@@ -202,10 +202,7 @@ function describe(element, value) {
   find(element, "figcaption small").textContent = empty ? "" : value.note;
   // The table below has every number.
   const plot = find(element, ".ld-figure-plot");
-  for (const [name, text] of Object.entries({ role: "group", "aria-label": `${value.title}. ${value.note}` })) {
-    if (empty) plot.removeAttribute(name);
-    else plot.setAttribute(name, text);
-  }
+  Object.assign(plot, empty ? { role: null, ariaLabel: null } : { role: "group", ariaLabel: `${value.title}. ${value.note}` });
   find(element, "thead").replaceChildren(makeRow(...(empty ? [] : value.columns).map((name) => makeHead(name))));
   find(element, "tbody").replaceChildren(...(empty ? [] : value.rows).map((cells) => makeRow(...cells)));
 }

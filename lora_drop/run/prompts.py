@@ -40,12 +40,6 @@ class PromptCache:
         part._session, part._address = session, address
         return part
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the cached prompts, of all sessions."""
-        with self._lock:
-            return self._prompts.nbytes
-
     def get(self, loaded: LoadedModel, tokens: list[int]) -> Prefilled | None:
         """The prefilled prompt; None if the session has none."""
         with self._lock:

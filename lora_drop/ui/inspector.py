@@ -45,11 +45,6 @@ class Inspector:
         self._windows: Shares[tuple[str, str], Window] = Shares(most_bytes=most_bytes)  # owned by addresses
         self._lock = threading.Lock()
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the cached tensors."""
-        return self._windows.nbytes
-
     def inspect(self, run_id: str | None, text: str | None, lane: str, step: int) -> dict[str, Any]:
         """Inspect a step of a stored run or of a trace's text (`run.inspect.inspect`).
 

@@ -17,7 +17,7 @@ from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure import metrics
 from lora_drop.evaluation.measure.texts import Texts
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.cost import kv_bytes, speed_bound
+from lora_drop.method.cost import BytesRead, kv_bytes, speed_bound
 from lora_drop.method.schedule import KV_RULES, PARTS, REUSE_RULES, Schedule
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.inspect import recorded_lane
@@ -225,9 +225,11 @@ def test_a_run_counts_with_the_refreshes_that_happened(tiny, early):
     for step in steps:
         held = sum(s <= step.step for s in full)
         assert step.kv_bytes == kv_bytes(tiny.shape, schedule, trace.header.prompt_tokens, step.step, 4, held)
-    bound = speed_bound(tiny.shape, schedule, 49, trace.header.prompt_tokens, refreshes=full)
+    read = BytesRead(tiny.shape, schedule, trace.header.prompt_tokens)
+    for step in range(1, 50):
+        read.step(step, "refresh" if step in full else "lora")
     longest = speed_bound(tiny.shape, schedule, 49, trace.header.prompt_tokens)
-    assert trace.summary.bound == pytest.approx(bound, abs=1e-4) and bound < longest
+    assert trace.summary.bound == pytest.approx(read.bound, abs=1e-4) and read.bound < longest
     figures = trace.summary.lanes
     assert figures[LORA_DROP]["refreshes"] == len(full)
     assert figures[LORA_DROP]["average_period"] == pytest.approx(49 / len(full), abs=1e-4)

@@ -4,7 +4,7 @@ import pytest
 
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import Corrections, speed_bound
-from lora_drop.method.paper import RANK, READINGS, ROWS, SHAPES, SPEEDS_OF_K, bound_of, in_safe_zone, within_words
+from lora_drop.method.paper import RANK, READINGS, ROWS, SHAPES, bound_of, in_safe_zone, within_words
 from scripts import paper_readings
 from tests.support import ROOT
 
@@ -70,8 +70,8 @@ def test_a_bound_of_all_layers_is_that_of_its_weights():
 
 
 def test_the_table_over_k_exceeds_the_first_reading():
-    for one in SPEEDS_OF_K:
-        assert 1 < bound_of("LLaMA2-7B", 0.5, one.k, READINGS[0]) < one.high
+    for k, _, highest in paper_readings.SPEEDS_OF_K:
+        assert 1 < bound_of("LLaMA2-7B", 0.5, k, READINGS[0]) < highest
 
 
 def test_picture_and_table_of_the_readings_are_in_step():

@@ -71,24 +71,24 @@ def test_other_weights_and_other_decoders_read_it_themselves(tiny, reads):
 
 def test_it_is_bounded_in_bytes_and_lets_the_oldest_go(tiny, reads):
     trace_of(tiny, one := PromptCache(), prompt="one")
-    size = one.nbytes
+    size = one._prompts.nbytes
     prompts = PromptCache(2 * size)
     for text in ("one", "two", "one", "six", "one", "two"):
         trace_of(tiny, prompts, prompt=text)
-        assert prompts.nbytes <= 2 * size
+        assert prompts._prompts.nbytes <= 2 * size
     assert len(reads) == 1 + 4  # one, two and six, and two again, which went for six
     trace_of(tiny, small := PromptCache(size - 1), prompt="one")
-    assert small.nbytes == 0
+    assert small._prompts.nbytes == 0
 
 
 def test_a_models_prompts_go_with_the_model(tiny):
     prompts = PromptCache()
     loaded = dataclasses.replace(tiny, model=copy.deepcopy(tiny.model), weights=None)
     trace_of(loaded, prompts)
-    assert prompts.nbytes > 0
+    assert prompts._prompts.nbytes > 0
     del loaded
     gc.collect()
-    assert prompts.nbytes == 0
+    assert prompts._prompts.nbytes == 0
 
 
 def test_a_run_that_is_stopped_while_it_reads_has_a_summary(tiny, monkeypatch):
@@ -96,5 +96,5 @@ def test_a_run_that_is_stopped_while_it_reads_has_a_summary(tiny, monkeypatch):
     prompts = PromptCache()
     trace = gather(run(tiny, Request(PROMPT, LoraDropConfig()), lambda: True, prompts))
     assert {lane["ended"] for lane in trace.summary.lanes.values()} == {"stopped"}
-    assert not any(trace.steps.values()) and prompts.nbytes == 0
+    assert not any(trace.steps.values()) and prompts._prompts.nbytes == 0
     assert trace.summary.speedup is None and trace.summary.kv_saved is None

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from huggingface_hub import metadata_load
 
 from lora_drop.cli.main import main
 from lora_drop.method.config import LoraDropConfig
@@ -14,7 +15,6 @@ from lora_drop.run.request import Request
 from lora_drop.run.run import run
 from lora_drop.run.trace.records import write_line
 from lora_drop.run.trace.trace import Trace, gather
-from lora_drop.ui.serve import space_folder
 from tests.support.elements import Elements
 
 HOSTILE = "</a></li><script>alert(1)</script><img src=x onerror=alert(2)>'\"{{runs}}${x}\ud800\u2028"
@@ -38,9 +38,9 @@ def test_the_space(tmp_path, capsys, trace):
     assert "run-2.html" in capsys.readouterr().out
     assert sorted(path.name for path in out.iterdir()) == ["README.md", "index.html", "run-1.html", "run-2.html"]
     assert (out / "run-1.html").read_text(encoding="utf-8") == replay_html(trace)
-    meta = space_folder.front_matter((out / "README.md").read_text(encoding="utf-8"))
+    meta = metadata_load(out / "README.md")
     assert meta["sdk"] == "static" and (out / meta["app_file"]).is_file() and meta["title"] == 'Runs: "a" & <b>'
-    assert len(meta["short_description"]) <= space_folder.SHORT
+    assert len(meta["short_description"]) <= 60
 
     page = Elements((out / "index.html").read_text(encoding="utf-8"))
     links = [attributes["href"] for tag, attributes in page.found if tag == "a"]

@@ -174,9 +174,9 @@ def test_the_kept_traces_are_few_and_short():
     assert traces.text(ids[0]) is None and traces.text(ids[3]) == "" and len(traces) == 3
     traces.add(ids[1], "x" * 400)
     traces.add(ids[3], "y" * 400)
-    assert len(traces) == 3 and traces.nbytes < 1000
+    assert len(traces) == 3 and traces._runs.nbytes < 1000
     traces.add(ids[3], "z" * 400)
-    assert traces.text(ids[1]) is None and traces.text(ids[2]) == "" and traces.nbytes < 1000
+    assert traces.text(ids[1]) is None and traces.text(ids[2]) == "" and traces._runs.nbytes < 1000
     traces.add(ids[1], "late")
     assert traces.text(ids[1]) is None
     traces.add(ids[3], "w" * 2000)

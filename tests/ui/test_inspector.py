@@ -68,11 +68,11 @@ def test_a_kept_run_is_read_once_in_bounded_memory(calls, run_id, readings):
     steps = [calls.inspector.inspect(run_id, None, LORA_DROP, step) for step in (5, 4, 11, 5)]
     assert readings == [5] and steps[0] == steps[3] and [found["step"] for found in steps] == [5, 4, 11, 5]
     calls.inspector.inspect(run_id, None, BASELINE, 5)
-    assert readings == [5, 5] and calls.inspector.nbytes > 0
+    assert readings == [5, 5] and calls.inspector._windows.nbytes > 0
     calls.inspector._windows = Shares(most_bytes=1)
     for _ in range(2):
         calls.inspector.inspect(run_id, None, LORA_DROP, 5)
-    assert readings[2:] == [5, 5] and calls.inspector.nbytes == 0
+    assert readings[2:] == [5, 5] and calls.inspector._windows.nbytes == 0
 
 
 def test_an_address_pushes_out_no_window_or_answer_of_another(calls, run_id, readings, monkeypatch):
@@ -82,7 +82,7 @@ def test_an_address_pushes_out_no_window_or_answer_of_another(calls, run_id, rea
         monkeypatch.setattr(part, "address_of_call", lambda: address[-1])
     address.append("mine")
     calls.inspector.inspect(run_id, None, LORA_DROP, 5)
-    calls.inspector._windows.most_bytes = 3 * calls.inspector.nbytes
+    calls.inspector._windows.most_bytes = 3 * calls.inspector._windows.nbytes
     calls.reader._answers.most = 3
     address.append("other")
     for seed in range(1, 6):

@@ -1,7 +1,8 @@
 /* A lane's text in a picture, with the page's marks: full steps, the first difference, rejected drafts. */
 
+import { makeSvg } from "../dom.js";
 import { isBaseline } from "../schedule.js";
-import { BASELINE_AT, clean, node } from "./sheet.js";
+import { BASELINE_AT, clean } from "./sheet.js";
 
 /** @typedef {import("../run.js").Lane} Lane */
 /** @typedef {import("./sheet.js").Sheet} Sheet */
@@ -99,7 +100,7 @@ class Lines {
    */
   put(row, left, words) {
     const y = this.box.y + (row + 0.5) * this.height + BASELINE_AT * this.size;
-    const made = node("text", { x: left, y }, words);
+    const made = makeSvg("text", { x: left, y }, words);
     made.setAttributeNS(XML, "xml:space", "preserve");
     return made;
   }
@@ -118,13 +119,13 @@ class Lines {
  */
 export function addText(sheet, { text, starts, stretches, replaced }, lines, differs, box, size) {
   const drawn = new Lines(sheet, text, lines, box, size);
-  const group = node("g", { "font-size": size, fill: sheet.colors.ink });
+  const group = makeSvg("g", { "font-size": size, fill: sheet.colors.ink });
   drawn.visible.forEach((line, row) => {
     for (const stretch of stretches) {
       const [from, to] = [Math.max(stretch.from, line[0]), Math.min(stretch.to, line[1])];
       if (from >= to) continue;
       const mark = drawn.boxAt(row, drawn.at(line, from), drawn.at(line, to));
-      if (stretch.isMarked) group.append(node("rect", { ...under(mark, 0.12 * size), fill: sheet.colors.refresh }));
+      if (stretch.isMarked) group.append(makeSvg("rect", { ...under(mark, 0.12 * size), fill: sheet.colors.refresh }));
       // Each stretch is placed by itself, so that text and mark stay together in another font, and in programs that
       // collapse spaces.
       const words = text.slice(from, to);
@@ -134,7 +135,7 @@ export function addText(sheet, { text, starts, stretches, replaced }, lines, dif
     for (const first of replaced.map((step) => starts[step])) {
       if (first < line[0] || first >= line[1]) continue;
       const left = drawn.at(line, first);
-      group.append(node("rect", { ...drawn.boxAt(row, left, left + 0.16 * size), rx: 0, fill: sheet.colors.rejected }));
+      group.append(makeSvg("rect", { ...drawn.boxAt(row, left, left + 0.16 * size), rx: 0, fill: sheet.colors.rejected }));
     }
   });
   if (drawn.isCut) {

@@ -13,8 +13,6 @@ import { Sheet, fileOf, imageOf } from "./sheet.js";
  * @typedef {object} Options
  * @property {"png" | "svg"} format
  * @property {number} scale factor of its size
- * @property {number} width
- * @property {number} height
  * @property {boolean} transparent without a background
  */
 
@@ -49,56 +47,40 @@ async function drawChart(figure, run, sheet) {
 }
 
 /**
- * The drawing as a file of `width` x `height`, times `scale`.
+ * The drawing as a file of the sheet's size, times `scale`.
  *
- * @param {Element} svg
+ * @param {Sheet} sheet
  * @param {Options} options
  * @returns {Promise<Blob>}
  */
-async function file(svg, { format, scale: k, width, height, transparent }) {
-  svg.setAttribute("width", String(Math.round(width * k)));
-  svg.setAttribute("height", String(Math.round(height * k)));
+async function file({ svg, width, height }, { format, scale, transparent }) {
+  const [wide, tall] = [Math.round(width * scale), Math.round(height * scale)];
+  svg.setAttribute("width", String(wide));
+  svg.setAttribute("height", String(tall));
   if (format === "svg") return fileOf(svg);
   const picture = await imageOf(svg);
-  const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [Math.round(width * k), Math.round(height * k)];
-  canvas.getContext("2d", { alpha: transparent })?.drawImage(picture, 0, 0, canvas.width, canvas.height);
+  const canvas = Object.assign(document.createElement("canvas"), { width: wide, height: tall });
+  canvas.getContext("2d", { alpha: transparent })?.drawImage(picture, 0, 0, wide, tall);
   /** @type {Blob | null} */
   const png = await new Promise((done) => canvas.toBlob(done, "image/png"));
-  if (!png) throw new Error(`${canvas.width} x ${canvas.height} pixels are too many for this browser.`);
+  if (!png) throw new Error(`${wide} x ${tall} pixels are too many for this browser.`);
   return png;
-}
-
-/**
- * Draw at a width of `design` pixels, so that the layout is the same at every width.
- *
- * @param {(sheet: Sheet) => Promise<void>} draw
- * @param {number} design
- * @param {Options} options
- */
-async function picture(draw, design, options) {
-  const { format, scale, width, height, transparent } = options;
-  if (format !== "svg" && format !== "png") throw new Error("A picture's format is svg or png.");
-  if (![scale, width, height].every((value) => Number.isFinite(value) && value > 0)) {
-    throw new Error("A picture's scale, width and height are numbers above 0.");
-  }
-  const sheet = new Sheet(design, Math.round((design * height) / width), transparent);
-  await draw(sheet);
-  return file(sheet.svg, options);
 }
 
 /**
  * A picture of one chart (a [data-chart] element), or of the race, with title and legend.
  *
  * @param {HTMLElement} figure
- * @param {Partial<Options>} [options]
+ * @param {Options} options
  * @param {Run | null} [run] the run of the race
  */
-export async function chart(figure, options = {}, run = null) {
+export async function chart(figure, options, run = null) {
   /** @type {import("../charts/plotly.js").Plot | null} */
   const plot = figure.querySelector(".ld-plot");
   if (plot ? !plot.data?.length : !run?.lanes.some((lane) => lane.steps.length)) throw new Error(NO_RUN);
-  return picture((sheet) => drawChart(figure, run, sheet), 1280, { ...defaults(options), width: 1280, height: 720, ...options });
+  const sheet = new Sheet(1280, 720, options.transparent);
+  await drawChart(figure, run, sheet);
+  return file(sheet, options);
 }
 
 /**
@@ -106,15 +88,14 @@ export async function chart(figure, options = {}, run = null) {
  *
  * @param {HTMLElement} root
  * @param {Run | null | undefined} run
- * @param {Partial<Options>} [options]
+ * @param {Options} options
  */
-export async function whole(root, run, options = {}) {
+export async function whole(root, run, options) {
   if (!run?.lanes.some((lane) => lane.steps.length)) throw new Error(NO_RUN);
-  return picture((sheet) => drawWhole(root, run, sheet), 1600, { ...defaults(options), width: 1600, height: 900, ...options });
+  const sheet = new Sheet(1600, 900, options.transparent);
+  await drawWhole(root, run, sheet);
+  return file(sheet, options);
 }
-
-/** Defaults of a picture. @param {Partial<Options>} options @returns {Pick<Options, "format" | "scale" | "transparent">} */
-const defaults = ({ format = "png" }) => ({ format, scale: format === "png" ? 3 : 1, transparent: false });
 
 /**
  * Download a file.

@@ -1,8 +1,8 @@
 /* A drawing as SVG: rectangles, lines and texts with resolved colours. It loads nothing, and no text becomes markup. */
 
 import { LANES } from "../charts/layout.js";
+import { makeSvg } from "../dom.js";
 
-const SVG = "http://www.w3.org/2000/svg";
 const NAMES = [...LANES, "diverged", "refresh", "rejected", "ink", "muted", "line", "panel", "page"];
 
 /** Distance of the baseline below the middle of a line, as a share of the text's size. */
@@ -20,23 +20,6 @@ const graphemes = new Intl.Segmenter(undefined, { granularity: "grapheme" });
  */
 export const clean = (text) => text.replace(FORBIDDEN, "\uFFFD");
 
-/**
- * An SVG element with attributes; numbers are rounded.
- *
- * @param {string} name
- * @param {Record<string, string | number | undefined>} [attributes]
- * @param {(Node | string)[]} children
- */
-export function node(name, attributes = {}, ...children) {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (value === undefined) continue;
-    made.setAttribute(key, typeof value === "number" ? String(Math.round(100 * value) / 100) : value);
-  }
-  made.append(...children);
-  return made;
-}
-
 /** A drawing in progress: the page's colours and font, a ruler for texts, and the SVG. */
 export class Sheet {
   /**
@@ -49,7 +32,7 @@ export class Sheet {
     this.colors = Object.fromEntries(NAMES.map((name) => [name, style.getPropertyValue(`--ld-${name}`).trim()]));
     this.family = style.fontFamily;
     this.ruler = /** @type {CanvasRenderingContext2D} */ (document.createElement("canvas").getContext("2d"));
-    this.svg = node("svg", { viewBox: `0 0 ${width} ${height}`, "font-family": this.family });
+    this.svg = makeSvg("svg", { viewBox: `0 0 ${width} ${height}`, "font-family": this.family });
     this.width = width;
     this.height = height;
     this.isClear = isClear;
@@ -66,7 +49,7 @@ export class Sheet {
    * @param {(Node | string)[]} children
    */
   add(name, attributes, ...children) {
-    this.svg.append(node(name, attributes, ...children));
+    this.svg.append(makeSvg(name, attributes, ...children));
   }
 
   /**

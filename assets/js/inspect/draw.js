@@ -1,6 +1,6 @@
 /* The inspector's panel: the likeliest tokens, the refresh that followed, the stack of layers. All of it comes from Python. */
 
-import { make, makeButton, makeHead, makeRow, makeTable } from "../dom.js";
+import { make, makeButton, makeHead, makeRow, makeStatus, makeTable } from "../dom.js";
 import { formatNumber, formatShare } from "../format.js";
 import { stepWords } from "../kinds.js";
 
@@ -31,8 +31,7 @@ export function draw(panel, view, close) {
   panel.hidden = false;
   panel.setAttribute("aria-busy", String(isBusy));
   panel.dataset.state = isBusy ? "busy" : facts?.full ? "read" : "recorded";
-  const note = make("p", "ld-inspector-note", message);
-  note.setAttribute("role", "status");
+  const note = makeStatus("ld-inspector-note", message);
   note.hidden = !message;
   const body = make("div", "ld-inspector-body");
   if (facts) {

@@ -2,12 +2,10 @@
 
 import { find, make } from "../dom.js";
 import { formatBytes, formatNumber } from "../format.js";
-import { triggerWords } from "../kinds.js";
+import { stepWords, triggerWords } from "../kinds.js";
 
 /** @typedef {import("../run.js").Lane} Lane */
 /** @typedef {import("../run.js").Run} Run */
-
-const KINDS = { prefill: "prefill (full)", refresh: "full step", lora: "LoRA step" };
 
 /**
  * @param {HTMLElement} root
@@ -48,7 +46,7 @@ function rowsOf(run, lane, index, panes) {
   const audit = lane.audits.get(index);
   /** @type {[string, string][]} */
   const rows = [
-    ["step", `${index}, ${KINDS[step.kind]}${step.trigger ? ", early" : ""}`],
+    ["step", `${index}, ${stepWords[step.kind]}${step.trigger ? ", early" : ""}`],
     ["time", `${formatNumber(step.ms, 1)} ms`],
     ["entropy", step.entropy === null ? "–" : `${formatNumber(step.entropy, 2)} nats`],
     ["K/V", formatBytes(step.kvBytes)],

@@ -1,7 +1,7 @@
 /* The vote "Which one is LoRA-Drop?": nothing of the next run is visible until its two answers are there, without names, and
  * the visitor has voted. */
 
-import { make, makeButton } from "../dom.js";
+import { make, makeButton, makeStatus } from "../dom.js";
 
 /** @typedef {import("../run.js").Run} Run */
 
@@ -27,7 +27,7 @@ export function mountBlind(root, bar, store) {
   bar.append(makeButton(QUESTION, () => {
     seen = store.state.run;
     setBlind(true);
-    show(statusOf(ASK), makeButton("Cancel", close));
+    show(makeStatus("", ASK), makeButton("Cancel", close));
     window.scrollTo(0, 0);
   }));
 
@@ -56,7 +56,7 @@ export function mountBlind(root, bar, store) {
    */
   function ask(run, lanes) {
     if (Math.random() < 0.5) lanes.reverse();
-    const status = statusOf("Read both, then vote.");
+    const status = makeStatus("", "Read both, then vote.");
     const row = make("div", "ld-blind-row");
     const end = makeButton("Show the run", close);
     const votes = lanes.map((lane, at) => makeButton(`${"AB"[at]} is LoRA-Drop`, () => reveal(lane === run.main)));
@@ -93,16 +93,9 @@ export function mountBlind(root, bar, store) {
     else if (run.isOver) {
       seen = run;
       ask(run, lanes);
-    } else if (part.dataset.run !== run.id) show(statusOf(WRITING));
+    } else if (part.dataset.run !== run.id) show(makeStatus("", WRITING));
     part.dataset.run = run.id;
   });
-}
-
-/** @param {string} words */
-function statusOf(words) {
-  const status = make("p", "", words);
-  status.setAttribute("role", "status");
-  return status;
 }
 
 /** The full model's lane and the main one; null without both. @param {Run} run */

@@ -2,7 +2,7 @@
  * keeps the runs, compares them and makes all figures and words (lora_drop/run/report/compare.py). */
 
 import { addTable, byStep } from "../charts/table.js";
-import { make, makeButton, makeHead, makeRow, makeSvg } from "../dom.js";
+import { make, makeButton, makeHead, makeRow, makeStatus, makeSvg } from "../dom.js";
 import { formatNumber, formatSaved } from "../format.js";
 import { mountBlind } from "./blind.js";
 import { mountRecordedWords, wordsView } from "./words.js";
@@ -44,8 +44,7 @@ export function mountPins(root, store, server) {
   const part = make("details", "ld-pins");
   const title = make("summary");
   const add = makeButton("Pin this run", () => change([...read().filter(({ id }) => id !== store.state.run?.id), pinOf()]));
-  const note = make("p", "ld-pins-note");
-  note.setAttribute("role", "status");
+  const note = makeStatus("ld-pins-note");
   const body = make("div");
   part.append(title, note, body);
   bar.append(add);

@@ -1,6 +1,6 @@
 /* Two answers word by word. Python aligns them (lora_drop/run/report/align.py), as for the verdict. */
 
-import { find, make } from "../dom.js";
+import { find, make, makeStatus } from "../dom.js";
 
 /** @typedef {{text: string, pieces: ["same" | "differ", string, string][], error?: undefined}} Aligned */
 /** @typedef {{key: string, label: string}} Choice an answer */
@@ -16,8 +16,7 @@ export function wordsView(choices, chosen, ask) {
   const view = make("section", "ld-diff");
   view.setAttribute("aria-label", "Two answers word by word");
   const menus = chosen.map((place, at) => menuOf(choices, place, ["First answer", "Second answer"][at]));
-  const sentence = make("p", "ld-diff-said");
-  sentence.setAttribute("role", "status");
+  const sentence = makeStatus("ld-diff-said");
   const words = make("div", "ld-diff-text");
   const head = make("p");
   head.append(menus[0], " beside ", menus[1]);

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
 from types import SimpleNamespace
@@ -88,6 +89,7 @@ def read(
     data_dir: str | Path,
     patterns: Sequence[str] = ("*.jsonl",),
     parallel: bool = False,
+    words: dict[str, Any] | None = None,
     limit: int | None = None,
     say: Say = lambda line: print(f"note: {line}", file=sys.stderr),
     **metadata: Any,
@@ -99,6 +101,7 @@ def read(
         data_dir: the folder with a folder a task.
         patterns: of the files' names; the first one that any file matches counts.
         parallel: the files hold the same records in several languages: each file begins elsewhere.
+        words: of the task's prompts, by language or dataset.
         limit: documents at most; None takes all.
         say: called with one line for each broken record or file.
         metadata: the rest of what lm-eval passes, unused.
@@ -116,7 +119,7 @@ def read(
     files: list[Path] = next(filter(None, matches), [])
     if not files:
         raise LoraDropError(f"{name}: there is no {name}/{patterns[0]} in {data_dir.name or '.'}.")
-    columns = [list(_documents(name, path, say)) for path in files]
+    columns = [list(_documents(name, path, words, say)) for path in files]
     if parallel:  # a limit then asks different records in each language
         count = len(columns)
         columns = [
@@ -129,14 +132,15 @@ def read(
     return {"test": Dataset.from_list(docs[:limit])}
 
 
-def _documents(name: str, path: Path, say: Say) -> Iterator[Doc]:
+def _documents(name: str, path: Path, words: dict[str, Any] | None, say: Say) -> Iterator[Doc]:
     """The documents of one file."""
+    make: Callable[..., Doc | None] = partial(_MAKERS[name], words=words) if words else _MAKERS[name]
     label = f"{name}/{path.name}"
     unit = "example" if path.suffix == ".json" else "line"
     shots = _SHOTS[name](path, say) if name in _SHOTS else ""
     for number, row, header in _rows_of(path, label, say):
         try:
-            doc = _MAKERS[name](_record(row, header), path)
+            doc = make(_record(row, header), path)
         except BrokenRecord as error:
             say(f"{label}, {unit} {number}: {error}; left out.")
             continue
@@ -301,19 +305,10 @@ def _mbpp_code(record: Record) -> str:
     return _text_in(record, "code").replace("\r\n", "\n").strip()
 
 
-LONG_PROMPTS = {
-    "multi_news": "You are given several news passages. Write a one-page summary of all news.\n\nNews:\n{context}"
-    "\n\nNow, write a one-page summary of all the news.\n\nSummary:",
-    "multifieldqa_zh": "阅读以下文字并用中文简短回答：\n\n{context}\n\n现在请基于上面的文章回答下面的问题，"
-    "只告诉我答案，不要输出任何其他字词。\n\n问题：{input}\n回答：",
-}
-ANY_LONG_PROMPT = "Read the following text and answer briefly.\n\n{context}\n\n{input}\nAnswer:"
-
-
-def _longbench(record: Record, path: Path) -> Doc:
+def _longbench(record: Record, path: Path, words: dict[str, str]) -> Doc:
     """Questions about long texts, and summaries of them."""
     dataset, answers = _text_in(record, "dataset"), _texts_in(record, "answers")
-    prompt = LONG_PROMPTS.get(dataset, ANY_LONG_PROMPT)
+    prompt = words.get(dataset, words["any"])
     for field in ("context", "input"):  # not by format(): the texts may hold braces
         prompt = prompt.replace(f"{{{field}}}", _text_in(record, field, may_be_empty=field == "input"))
     return {"part": dataset, "prompt": prompt, "target": answers[0], "references": answers}
@@ -326,29 +321,13 @@ def _hellaswag(record: Record, path: Path) -> Doc:
     return {"prompt": _text_in(record, "ctx"), "target": gold, "choices": choices}
 
 
-XCOPA_JOINTS = {
-    "en": ("because", "therefore"),
-    "et": ("sest", "seetõttu"),
-    "ht": ("poukisa", "donk sa"),
-    "id": ("karena", "maka"),
-    "it": ("perché", "quindi"),
-    "qu": ("imataq", "chaymi"),
-    "sw": ("kwa sababu", "kwa hiyo"),
-    "ta": ("காரணமாக", "எனவே"),
-    "th": ("เพราะ", "ดังนั้น"),
-    "tr": ("çünkü", "bu yüzden"),
-    "vi": ("bởi vì", "vì vậy"),
-    "zh": ("因为", "所以"),
-}
-
-
-def _xcopa(record: Record, path: Path) -> Doc:
+def _xcopa(record: Record, path: Path, words: dict[str, list[str]]) -> Doc:
     """Which of two sentences is the cause or the effect, joined by a word of the language, as in lm-eval."""
     language = _language(path)
     question = record.get("question")
     if question not in ("cause", "effect"):
         raise BrokenRecord("the field 'question' is neither cause nor effect")
-    joint = XCOPA_JOINTS.get(language, XCOPA_JOINTS["en"])[question == "effect"]
+    joint = words.get(language, words["en"])[question == "effect"]
     premise = _text_in(record, "premise").strip().rstrip(".。")
     options = (_text_in(record, name) for name in ("choice1", "choice2"))
     choices = [f"{option[0].lower()}{option[1:]}" for option in options]
@@ -356,19 +335,13 @@ def _xcopa(record: Record, path: Path) -> Doc:
     return {"part": language, "prompt": f"{premise} {joint}", "target": gold, "choices": choices}
 
 
-XNLI_WORDS = {
-    "en": ("right", "Yes", "Also", "No"),
-    "sw": ("sahihi", "Ndiyo", "Hivyo", "Hapana"),
-    "ur": ("صحیح", "جی ہاں", "اس لئے", "نہیں"),
-}
 XNLI_LABELS = ("entailment", "neutral", "contradiction")
 
 
-def _xnli(record: Record, path: Path) -> Doc:
-    """The word that makes `premise, right? WORD, hypothesis` likeliest, as in lm-eval; English ones where a language
-    has none here."""
+def _xnli(record: Record, path: Path, words: dict[str, list[str]]) -> Doc:
+    """The word that makes `premise, right? WORD, hypothesis` likeliest, as in lm-eval."""
     language = _language(path)
-    question, *answers = XNLI_WORDS.get(language, XNLI_WORDS["en"])
+    question, *answers = words.get(language, words["en"])
     label = record.get("label")
     if label not in XNLI_LABELS:
         raise BrokenRecord(f"the field 'label' is none of {', '.join(XNLI_LABELS)}")
@@ -388,7 +361,7 @@ def _language(path: Path) -> str:
     return path.name.split(".")[1]
 
 
-_MAKERS: dict[str, Callable[[Record, Path], Doc | None]] = {
+_MAKERS: dict[str, Callable[..., Doc | None]] = {
     "gsm8k": _gsm8k,
     "math": _math,
     "bbh": _bbh,

@@ -43,11 +43,6 @@ class Reader:
         self._busy: set[str] = set()  # addresses with a process
         self._free = threading.Condition()
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the cached answers."""
-        return self._answers.nbytes
-
     def ask(self, job: str, *texts: bytes, arguments: tuple[Any, ...] = (), trusted: bool = False) -> Any:
         """The answer to a job.
 

@@ -94,10 +94,5 @@ class RecentTraces:
             run = self._runs.get(run_id)
             return None if run is None else "".join(run[1])
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the lines in memory."""
-        return self._runs.nbytes
-
     def __len__(self) -> int:
         return len(self._runs)
