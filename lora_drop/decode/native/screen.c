@@ -59,7 +59,7 @@ typedef struct {
     float *y;
     uint64_t *tops;   /* key of the largest logit of each panel of 16 tokens */
     uint64_t *likely; /* keys of the tokens whose logits become exact */
-    uint8_t *panels;  /* room for the rows of 16 of them at a time */
+    Private *mine;    /* where each thread makes a panel of the rows of 16 of them */
 } Screening;
 
 /* Compute panels [from, to) of the preview. */
@@ -77,8 +77,8 @@ static void preview_chunk(void *context, int64_t from, int64_t to) {
     }
 }
 
-/* Compute the exact logits of tokens [from, to) of `likely`, to the bit as the whole head does: rows in blocks where
- * they lie, or, without a kernel for that, in a panel made of them. */
+/* Compute the exact logits of tokens [from, to) of `likely`, to the bit as the whole head does: of rows in blocks,
+ * panels are made, which stay in the thread's cache. */
 static void exact_chunk(void *context, int64_t from, int64_t to) {
     const Screening *g = context;
     const Matrix *w = g->w;
@@ -88,20 +88,18 @@ static void exact_chunk(void *context, int64_t from, int64_t to) {
         for (int64_t i = from; i < to; i++) multiply_columns(&p, index_of(g->likely[i]), index_of(g->likely[i]) + 1);
         return;
     }
+    uint8_t *panel = (uint8_t *)g->mine[pool_thread()].panel.at;
     for (; from < to; from += LANES) {
-        const uint8_t *rows[LANES];
         float logits[LANES];
         int64_t count = to - from < LANES ? to - from : LANES, next = from + LANES;
         for (int64_t i = next; i < next + LANES && i < best; i++) /* they lie anywhere: prefetch the next ones */
             for (int64_t at = 0; at < bytes; at += 64)
                 __builtin_prefetch(g->s->rows + index_of(g->likely[i]) * bytes + at);
-        for (int64_t i = 0; i < LANES; i++)
-            rows[i] = g->s->rows + index_of(g->likely[from + (i < count ? i : 0)]) * bytes;
-        if (!rows_times(w->kind, rows, g->taken, w->k / BLOCK, logits)) {
-            uint8_t *panel = g->panels + from * bytes;
-            for (int i = 0; i < LANES; i++) pack_row(rows[i], panel, i, w->k, w->kind);
-            panel_times(w->kind, panel, g->taken, w->k / BLOCK, 1, logits, LANES);
+        for (int i = 0; i < LANES; i++) {
+            int64_t token = index_of(g->likely[from + (i < count ? i : 0)]);
+            pack_row(g->s->rows + token * bytes, panel, i, w->k, w->kind);
         }
+        panel_times(w->kind, panel, g->taken, w->k / BLOCK, 1, logits, LANES);
         for (int64_t i = 0; i < count; i++) {
             int64_t token = index_of(g->likely[from + i]);
             g->y[token] = logits[i] + (w->bias ? w->bias[token] : 0);
@@ -139,7 +137,7 @@ void screened(const Matrix *w, const Screen *s, const float *x, float *y, Worksp
     Product low = prepare(&s->project, x, NO_NORM, NULL, 1, space, space->low.at);
     multiply(&low, NULL);
     Screening g = {w, s, prepare(&s->codes, low.y, NO_NORM, NULL, 1, space, space->preview.at), x, NULL, y,
-                   (uint64_t *)space->tops.at, (uint64_t *)space->likely.at, (uint8_t *)space->panels.at};
+                   (uint64_t *)space->tops.at, (uint64_t *)space->likely.at, space->mine};
     parallel(preview_chunk, &g, panels, 32);
     find_best(&g, best);
     g.taken = (const Taken *)space->taken.at; /* for the exact logits */
