@@ -22,6 +22,7 @@ GROUP = 32  # codes that share a scale: a block of Q4_0
 LOWEST, HIGHEST = -8, 7  # codes of 4 bits
 CODE_BYTES = 1 + 4 / GROUP  # of a code, with its share of a scale
 TRIED = (-8, -7.5, -7, -6.5)  # codes to try for the largest number of a group
+ROWS = 8192  # of a head at a time, in float64: all of 151,936 x 1,536 would take 1.9 GB a copy
 RIDGE = 1e-4  # share of the mean power: directions that are rare in the calibration text are not amplified
 
 
@@ -94,12 +95,18 @@ def screen(head: Tensor, moment: Tensor, rank: int, best: int) -> ScreenedHead:
     root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     back = (vectors / values.clamp_min(1e-30).sqrt()) @ vectors.T
     # Right singular vectors of head @ root, from its Gram matrix (D, D), as V is large.
-    weighted = head.double() @ root
-    _, right = torch.linalg.eigh(weighted.T @ weighted)
+    gram = torch.zeros_like(moment)
+    for rows in head.split(ROWS):
+        numbers = rows.cpu().double()
+        gram += numbers.T @ numbers
+    _, right = torch.linalg.eigh(root @ gram @ root)
     right = right[:, -rank:].flip(1)  # (D, R), the strongest first
     turn, _ = torch.linalg.qr(torch.randn(rank, rank, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
     right = right @ turn
-    return ScreenedHead((right.T @ back).float(), *_in_four_bits((weighted @ right).float()), best)
+    lift = (root @ right).float()
+    coded = [_in_four_bits(rows.cpu().float() @ lift) for rows in head.split(ROWS)]
+    codes, scale = (torch.cat(parts) for parts in zip(*coded, strict=True))
+    return ScreenedHead((right.T @ back).float(), codes, scale, best)
 
 
 def _in_four_bits(rows: Tensor) -> tuple[Tensor, Tensor]:
