@@ -172,7 +172,7 @@ class AdapterBank(Correction):
         expected = ((self.rank, size), (size, self.rank), (size,))
         fits = all((self.a[i].shape, self.b[i].shape, self.gate[i].shape) == expected for i in self.layers)
         if head := self.head:
-            codes = tokens if head.lift is not None else len(head.codes)
+            codes = len(head.codes) or tokens  # not made yet
             fits &= head.project.shape[1] == size and codes == tokens and head.best <= tokens
         if not fits:
             raise LoraDropError(

@@ -57,6 +57,7 @@ def test_a_head_in_blocks_is_screened_as_its_numbers_are(kind, tmp_path, monkeyp
     path = write(tmp_path / "model.gguf", {"": Kind.Q4_K}, head=kind)
     loaded, dense = (load_model(str(path), "cpu", with_numbers=is_dense) for is_dense in (False, True))
     bank = full_bank(dense, "residual", layers=[1, 2], rank=48)
+    bank.kv, bank.refresh = "write", "repair"
     bank.save(tmp_path / "bank")
     rules = {"refresh": "repair", "kv": "write", "head": "screened"}
     config = LoraDropConfig(period=3, layers=(1, 2), adapters=str(tmp_path / "bank"), **rules)

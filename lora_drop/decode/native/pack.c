@@ -19,25 +19,25 @@ INLINE void spread(const void *in, uint8_t *out, int row, int count, int size) {
     for (int j = 0; j < count; j++) memcpy(out + size * (LANES * j + row), from + size * j, (size_t)size);
 }
 
-INLINE uint32_t word_of(const uint8_t *in, int i) {
-    uint32_t word;
-    memcpy(&word, in + 4 * i, 4);
-    return word;
+/* Some bits of each of 8 bytes. */
+INLINE uint64_t bits_of(const uint8_t *in, int shift, uint64_t bits) {
+    uint64_t word;
+    memcpy(&word, in, 8);
+    return word >> shift & bits * 0x0101010101010101;
 }
 
-/* Copy the low 4 bits of 32 codes, 4 in a word. */
-INLINE void spread_nibbles(const uint32_t *codes, uint8_t *out, int row) {
-    uint32_t words[4];
-    for (int j = 0; j < 4; j++) words[j] = (codes[2 * j] & 0x0f0f0f0f) | (codes[2 * j + 1] & 0x0f0f0f0f) << 4;
-    spread(words, out, row, 4, 4);
+/* Copy 4 bits of each of 8 codes: word `j` of the row's block. */
+INLINE void spread_nibbles(const uint8_t *in, int shift, uint8_t *out, int row, int j) {
+    uint64_t codes = bits_of(in, shift, 15);
+    uint32_t word = (uint32_t)(codes | codes >> 28);
+    spread(&word, out + 4 * LANES * j, row, 1, 4);
 }
 
 /* The file: byte i of 16 has weight i in its low bits and weight 16 + i in its high bits. */
 INLINE void pack_q4(const uint8_t *in, uint8_t *out, int row, int scales) {
-    uint32_t codes[8];
     spread(in, out, row, scales, 2);
-    for (int i = 0; i < 8; i++) codes[i] = word_of(in + 2 * scales, i % 4) >> i / 4 * 4;
-    spread_nibbles(codes, out + 2 * LANES * scales, row);
+    for (int j = 0; j < 4; j++)
+        spread_nibbles(in + 2 * scales + j % 2 * 8, j / 2 * 4, out + 2 * LANES * scales, row, j);
 }
 
 static void pack_q8_0(const uint8_t *in, uint8_t *out, int row) {
@@ -47,13 +47,11 @@ static void pack_q8_0(const uint8_t *in, uint8_t *out, int row) {
 
 /* The file: d, m, scales, then 32 bytes for each 64 weights, the first 32 in their low bits, the others in the high. */
 static void pack_q4_k(const uint8_t *in, uint8_t *out, int row) {
-    uint32_t codes[8];
     spread(in, out, row, 2, 2);
     spread(in + 4, out + 4 * LANES, row, 3, 4);
-    for (int j = 0; j < SUPER / BLOCK; j++) {
-        for (int i = 0; i < 8; i++) codes[i] = word_of(in + 16 + j / 2 * BLOCK, i) >> j % 2 * 4;
-        spread_nibbles(codes, out + LANES * (4 + K_SCALES + j * NIBBLES), row);
-    }
+    out += LANES * (4 + K_SCALES);
+    for (int j = 0; j < SUPER / BLOCK; j++, out += LANES * NIBBLES)
+        for (int i = 0; i < 4; i++) spread_nibbles(in + 16 + j / 2 * BLOCK + 8 * i, j % 2 * 4, out, row, i);
 }
 
 /* The file: 64 bytes of low bits for each 128 weights (32 bytes with the first and the third 32 weights, 32 with the
@@ -63,15 +61,16 @@ static void pack_q6_k(const uint8_t *in, uint8_t *out, int row) {
     const uint8_t *high = in + SUPER / 2, *scales = high + SUPER / 4;
     spread(scales + K_SCALES_6, out, row, 1, 2);
     spread(scales, out + 2 * LANES, row, 4, 4);
-    for (int j = 0; j < SUPER / BLOCK; j++) {
-        uint32_t codes[8], words[2] = {0};
-        uint8_t *block = out + LANES * (2 + K_SCALES_6 + j * (NIBBLES + HIGH_BITS));
-        for (int i = 0; i < 8; i++) {
-            codes[i] = word_of(in + j / 4 * 64 + j % 2 * 32, i) >> j % 4 / 2 * 4;
-            words[i / 4] |= (word_of(high + j / 4 * 32, i) >> j % 4 * 2 & 0x03030303) << i % 4 * 2;
+    out += LANES * (2 + K_SCALES_6);
+    for (int j = 0; j < SUPER / BLOCK; j++, out += LANES * (NIBBLES + HIGH_BITS)) {
+        for (int i = 0; i < 4; i++)
+            spread_nibbles(in + j / 4 * 64 + j % 2 * BLOCK + 8 * i, j % 4 / 2 * 4, out, row, i);
+        for (int i = 0; i < 2; i++) {
+            const uint8_t *codes = high + j / 4 * BLOCK + HALF * i;
+            uint64_t twos = bits_of(codes, j % 4 * 2, 3) | bits_of(codes + 8, j % 4 * 2, 3) << 4;
+            uint32_t word = (uint32_t)(twos | twos >> 30);
+            spread(&word, out + LANES * (NIBBLES + 4 * i), row, 1, 4);
         }
-        spread_nibbles(codes, block, row);
-        spread(words, block + LANES * NIBBLES, row, 2, 4);
     }
 }
 

@@ -359,3 +359,31 @@ void panel_times(int64_t kind, const uint8_t *p, const Taken *x, int64_t blocks,
     default: return times_q6_k(p, x, blocks, count, y, n);
     }
 }
+
+int rows_times(int64_t kind, const uint8_t *const *rows, const Taken *x, int64_t blocks, float *y) {
+#ifdef BYTE_DOTS
+    if (kind != Q8_0) return 0;
+    vf total = {0};
+    for (int64_t b = 0; b < blocks; b++, x++) {
+        int16_t whole[BLOCK];
+        int32_t sums[LANES];
+        uint16_t scales[LANES];
+        for (int i = 0; i < BLOCK; i++) whole[i] = (int16_t)(x->digits[0][i] * 256 + x->digits[1][i]);
+        for (int r = 0; r < LANES; r++) {
+            const uint8_t *block = rows[r] + b * (2 + BLOCK);
+            const int8_t *codes = (const int8_t *)block + 2;
+            int32_t sum = 0;
+            for (int i = 0; i < BLOCK; i++) sum += codes[i] * whole[i];
+            sums[r] = sum;
+            memcpy(scales + r, block, 2);
+        }
+        vf products = from_f16(scales) * __builtin_convertvector(loadi(sums), vf);
+        total = madd(products, splat(x->scale), total);
+    }
+    memcpy(y, &total, sizeof total);
+    return 1;
+#else
+    (void)kind, (void)rows, (void)x, (void)blocks, (void)y;
+    return 0;
+#endif
+}

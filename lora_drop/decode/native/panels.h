@@ -60,4 +60,8 @@ void pack_row(const uint8_t *in, uint8_t *panel, int row, int64_t k, int64_t kin
  * numbers. */
 void panel_times(int64_t kind, const uint8_t *p, const Taken *x, int64_t blocks, int64_t count, float *y, int64_t n);
 
+/* The same, to the bit, for one row of x and 16 rows that lie anywhere, in the file's order. Returns 0 where it has
+ * no kernel for them: that is, unless they are Q8_0 and x is whole numbers. */
+int rows_times(int64_t kind, const uint8_t *const *rows, const Taken *x, int64_t blocks, float *y);
+
 #endif

@@ -77,8 +77,8 @@ static void preview_chunk(void *context, int64_t from, int64_t to) {
     }
 }
 
-/* Compute the exact logits of tokens [from, to) of `likely`, to the bit as the whole head does: of rows in blocks,
- * panels are made, which stay in the thread's cache. */
+/* Compute the exact logits of tokens [from, to) of `likely`, to the bit as the whole head does: rows in blocks where
+ * they lie, or, without a kernel for that, in a panel made of them, which stays in the thread's cache. */
 static void exact_chunk(void *context, int64_t from, int64_t to) {
     const Screening *g = context;
     const Matrix *w = g->w;
@@ -90,16 +90,18 @@ static void exact_chunk(void *context, int64_t from, int64_t to) {
     }
     uint8_t *panel = (uint8_t *)g->mine[pool_thread()].panel.at;
     for (; from < to; from += LANES) {
+        const uint8_t *rows[LANES];
         float logits[LANES];
         int64_t count = to - from < LANES ? to - from : LANES, next = from + LANES;
         for (int64_t i = next; i < next + LANES && i < best; i++) /* they lie anywhere: prefetch the next ones */
             for (int64_t at = 0; at < bytes; at += 64)
                 __builtin_prefetch(g->s->rows + index_of(g->likely[i]) * bytes + at);
-        for (int i = 0; i < LANES; i++) {
-            int64_t token = index_of(g->likely[from + (i < count ? i : 0)]);
-            pack_row(g->s->rows + token * bytes, panel, i, w->k, w->kind);
+        for (int64_t i = 0; i < LANES; i++)
+            rows[i] = g->s->rows + index_of(g->likely[from + (i < count ? i : 0)]) * bytes;
+        if (!rows_times(w->kind, rows, g->taken, w->k / BLOCK, logits)) {
+            for (int i = 0; i < LANES; i++) pack_row(rows[i], panel, i, w->k, w->kind);
+            panel_times(w->kind, panel, g->taken, w->k / BLOCK, 1, logits, LANES);
         }
-        panel_times(w->kind, panel, g->taken, w->k / BLOCK, 1, logits, LANES);
         for (int64_t i = 0; i < count; i++) {
             int64_t token = index_of(g->likely[from + i]);
             g->y[token] = logits[i] + (w->bias ? w->bias[token] : 0);
