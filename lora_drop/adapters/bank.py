@@ -171,8 +171,9 @@ class AdapterBank(Correction):
             )
         expected = ((self.rank, size), (size, self.rank), (size,))
         fits = all((self.a[i].shape, self.b[i].shape, self.gate[i].shape) == expected for i in self.layers)
-        if self.head:
-            fits &= self.head.project.shape[1] == size and len(self.head.codes) == tokens
+        if head := self.head:
+            codes = len(head.codes) or tokens  # not made yet
+            fits &= head.project.shape[1] == size and codes == tokens and head.best <= tokens
         if not fits:
             raise LoraDropError(
                 f"{other} model: their tensors do not fit this one's hidden size {size} and vocabulary of {tokens}. "
@@ -207,9 +208,12 @@ class AdapterBank(Correction):
             tensors[f"layers.{i}.lora_A.weight"] = self.a[i]
             tensors[f"layers.{i}.lora_B.weight"] = self.b[i]
             tensors[f"layers.{i}.gate"] = self.gate[i]
-        if self.head is not None:
-            tensors |= {"head.project": self.head.project, "head.codes": self.head.packed()}
-            tensors["head.scale"] = self.head.scale.half()
+        if (head := self.head) is not None:
+            tensors["head.project"] = head.project
+            if head.lift is not None:  # much smaller than the codes, which `preview` makes again
+                tensors["head.lift"] = head.lift
+            else:
+                tensors |= {"head.codes": head.packed(), "head.scale": head.scale.half()}
         config = {
             **self.meta,
             "base_model_name_or_path": self.base_model,
@@ -364,6 +368,8 @@ def _read_head(config: BankConfig, tensors: _Tensors) -> ScreenedHead | None:
     """The screened head, if a config has one. Raises ValueError."""
     if config.head is None:
         return None
+    if "head.lift" in tensors:
+        return ScreenedHead.without_codes(tensors["head.project"], tensors["head.lift"], config.head.best)
     project, packed, scale = (tensors[f"head.{name}"] for name in ("project", "codes", "scale"))
     return ScreenedHead.unpacked(project, packed, scale.float(), config.head.best)
 
@@ -385,8 +391,9 @@ def _layer_fault(layer: int, a: Tensor, b: Tensor, gate: Tensor, rank: int) -> s
 
 def _head_fault(head: ScreenedHead | None) -> str | None:
     """What is wrong with the tensors of a screened head, or None."""
-    if head and not (
-        head.project.isfinite().all() and head.scale.isfinite().all() and 1 <= head.best <= len(head.codes)
-    ):
+    if head is None:
+        return None
+    numbers, most = (head.scale, len(head.codes)) if head.lift is None else (head.lift, head.best)
+    if not (head.project.isfinite().all() and numbers.isfinite().all() and 1 <= head.best <= most):
         return "the screened head holds NaN, infinity or more tokens than its vocabulary"
     return None

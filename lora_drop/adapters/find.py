@@ -10,6 +10,7 @@ from typing import Any
 
 from lora_drop.adapters.bank import NEAR, AdapterBank, BankConfig, files_of, weights_apart
 from lora_drop.adapters.hub import CONFIG_NAME, WEIGHTS_NAME, bank_name, local_folder
+from lora_drop.adapters.preview import with_codes
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.schedule import KV_RULES, PARTS, REFRESHES, REUSE_RULES, Schedule
 from lora_drop.models.load import LoadedModel, ModelInfo
@@ -60,6 +61,8 @@ def find_bank(
     if config.head == "screened" and bank.head is None:
         notes.append(f"adapters {name} have no screened head: the whole head is read.")
     bank = bank.only(config.corrections, head=config.head == "screened")
+    if bank.head and isinstance(loaded, LoadedModel):  # the others only plan a run
+        bank.head = with_codes(bank.head, loaded)
     if not schedule.has_lora_steps or not (bank.head or bank.a.keys() & schedule.dropped_set):
         return None, notes
     return bank.to(loaded.device, loaded.dtype), notes

@@ -12,6 +12,7 @@ Shapes: D hidden size, V vocabulary, R rank of the preview, N tokens whose logit
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ GROUP = 32  # codes that share a scale: a block of Q4_0
 LOWEST, HIGHEST = -8, 7  # codes of 4 bits
 CODE_BYTES = 1 + 4 / GROUP  # of a code, with its share of a scale
 TRIED = (-8, -7.5, -7, -6.5)  # codes to try for the largest number of a group
+ROWS = 4096  # of a head at a time, in float64: all of 151,936 x 1,536 would take 1.9 GB a copy
 RIDGE = 1e-4  # share of the mean power: directions that are rare in the calibration text are not amplified
 
 
@@ -31,15 +33,17 @@ class ScreenedHead:
 
     Args:
         project: (R, D).
-        codes: (V, R) int8, each of 4 bits: -8 to 7.
+        codes: (V, R) int8, each of 4 bits: -8 to 7; (0, R) before `coded`.
         scale: (V, R / 32, rounded up), one for 32 codes.
         best: N.
+        lift: (D, R), by which `coded` makes the codes; None in a bank that holds them.
     """
 
     project: Tensor
     codes: Tensor
     scale: Tensor
     best: int
+    lift: Tensor | None = None
 
     @property
     def rank(self) -> int:
@@ -58,6 +62,22 @@ class ScreenedHead:
             raise ValueError("the screened head has scales for other codes")
         codes = torch.stack((packed & 15, packed >> 4), -1).flatten(1)[:, :rank]  # (V, R)
         return cls(project, codes.to(torch.int8) + LOWEST, scale, best)
+
+    @classmethod
+    def without_codes(cls, project: Tensor, lift: Tensor, best: int) -> ScreenedHead:
+        """Make one from its two matrices. Raises ValueError if they do not fit together."""
+        if project.dim() != 2 or lift.shape != project.T.shape or not lift.is_floating_point():
+            raise ValueError("the screened head has tensors of another form")
+        rank = len(project)
+        codes, scale = torch.empty(0, rank, dtype=torch.int8), torch.empty(0, -(-rank // GROUP))
+        return cls(project, codes, scale, best, lift.float())
+
+    def coded(self, head: Iterable[Tensor]) -> ScreenedHead:
+        """Copy with the codes of a head, of which `head` gives some rows (rows, D) at a time."""
+        assert self.lift is not None
+        parts = [_in_four_bits(rows.cpu().float() @ self.lift) for rows in head]
+        codes, scale = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        return dataclasses.replace(self, codes=codes, scale=scale)
 
     def packed(self) -> Tensor:
         """Codes (V, R / 2, rounded up) uint8, two in a byte, the first in its low bits."""
@@ -94,12 +114,16 @@ def screen(head: Tensor, moment: Tensor, rank: int, best: int) -> ScreenedHead:
     root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     back = (vectors / values.clamp_min(1e-30).sqrt()) @ vectors.T
     # Right singular vectors of head @ root, from its Gram matrix (D, D), as V is large.
-    weighted = head.double() @ root
-    _, right = torch.linalg.eigh(weighted.T @ weighted)
+    gram = torch.zeros_like(moment)
+    for rows in head.split(ROWS):
+        numbers = rows.cpu().double()
+        gram += numbers.T @ numbers
+    _, right = torch.linalg.eigh(root @ gram @ root)
     right = right[:, -rank:].flip(1)  # (D, R), the strongest first
     turn, _ = torch.linalg.qr(torch.randn(rank, rank, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
     right = right @ turn
-    return ScreenedHead((right.T @ back).float(), *_in_four_bits((weighted @ right).float()), best)
+    preview = ScreenedHead.without_codes((right.T @ back).float(), root @ right, best)
+    return preview.coded(head.split(ROWS))
 
 
 def _in_four_bits(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,14 +30,14 @@ from lora_drop.decode.head import CODE_BYTES
 from lora_drop.decode.layer import is_supported
 from lora_drop.decode.native.decoder import NativeDecoder
 from lora_drop.decode.native.loader import library
-from lora_drop.decode.native.weights import Blocks, NativeWeights, lay_out
+from lora_drop.decode.native.weights import Blocks, NativeWeights, Packed, lay_out
 from lora_drop.decode.reference import Decoder, ReferenceDecoder
 from lora_drop.decode.static.decoder import StaticDecoder, StaticWeights
 from lora_drop.errors import LoraDropError
 from lora_drop.method.cost import ModelShape
 from lora_drop.models import bundled
 from lora_drop.models.download import GGUF
-from lora_drop.models.gguf import GgufFile, gguf_rows, load_gguf, own_blocks
+from lora_drop.models.gguf import GgufFile, gguf_rows, load_gguf, own_blocks, to_numbers
 from lora_drop.models.hub import (
     HUB_GGUF,
     REPAIR,
@@ -129,6 +129,17 @@ class LoadedModel:
         named = self.model.generation_config.eos_token_id
         ids = {named} if isinstance(named, int) else set(named or ())
         return frozenset(ids | {self.tokenizer.eos_token_id} - {None})
+
+    def head_rows(self, count: int) -> Iterator[Tensor]:
+        """The head's rows as numbers, `count` at a time, (count, D)."""
+        head = self.model.get_output_embeddings().weight
+        if not head.is_meta:
+            yield from head.split(count)
+            return
+        assert isinstance(self.weights, NativeWeights) and self.weights.head_blocks is not None
+        kind, rows = self.weights.head_blocks
+        for at in range(0, len(rows), count):
+            yield to_numbers(Packed(kind, rows[at : at + count]))
 
     def new_decoder(self) -> Decoder:
         """The fastest decoder for the model; it holds nothing of a request."""

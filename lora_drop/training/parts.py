@@ -85,4 +85,4 @@ def screened_head(loaded: LoadedModel, windows: Tensor, rank: int, best: int) ->
         states = loaded.model.model(batch.to(loaded.device)).last_hidden_state.flatten(0, 1).float()
         moment += (states.T @ states).double().cpu()
     moment /= windows.numel()
-    return screen(head.float().cpu(), moment, min(rank, len(moment)), min(best, len(head)))
+    return screen(head, moment, min(rank, len(moment)), min(best, len(head)))

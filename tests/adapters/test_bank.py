@@ -16,6 +16,7 @@ from lora_drop.adapters import find
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.adapters.find import find_bank
 from lora_drop.adapters.hub import CONFIG_NAME, WEIGHTS_NAME
+from lora_drop.adapters.preview import with_codes
 from lora_drop.decode.correction import correct
 from lora_drop.errors import LoraDropError
 from lora_drop.evaluation.measure.bench import head_only
@@ -46,10 +47,15 @@ def bank(tiny):
     return made
 
 
-def test_what_is_saved_comes_back(bank, tmp_path):
+@pytest.mark.parametrize("holds_codes", [False, True])
+def test_what_is_saved_comes_back(tiny, bank, tmp_path, holds_codes):
+    if holds_codes:
+        bank.head = dataclasses.replace(bank.head, lift=None)
     bank.base_model, bank.meta = "tiny", {"tokens": 1000}
     bank.save(tmp_path / "bank")
     back = AdapterBank.load(tmp_path / "bank")
+    assert bool(len(back.head.codes)) == holds_codes
+    back.head = with_codes(back.head, tiny)
     assert all(torch.equal(*pair) for pair in zip(tensors_of(back), tensors_of(bank), strict=True))
     assert back.head.best == bank.head.best
     others = vars(bank).keys() - {"a", "b", "gate", "head"}
@@ -183,6 +189,9 @@ def test_auto_takes_the_bank_of_the_same_refresh(tiny, bank, tmp_path, monkeypat
         ("head.codes", torch.zeros(9, 2, dtype=torch.int8), "screened head"),
         ("head.codes", torch.zeros(258, 8, dtype=torch.int8), "screened head"),
         ("head.codes", torch.zeros(258, 9, dtype=torch.uint8), "screened head"),
+        ("head.lift", torch.zeros(64, 29), "screened head"),
+        ("head.lift", torch.zeros(64, 30, dtype=torch.int8), "screened head"),
+        ("head.lift", torch.full((64, 30), torch.nan), "screened head"),
         ("head.project", torch.tensor(1.0), "screened head"),
         ("head.scale", torch.full((258,), torch.nan), "screened head"),
         ("head.scale", torch.full((258, 1), torch.nan), "screened head"),
@@ -190,6 +199,8 @@ def test_auto_takes_the_bank_of_the_same_refresh(tiny, bank, tmp_path, monkeypat
     ],
 )
 def test_broken_parts_are_one_line(bank, tmp_path, name, value, says):
+    if name in ("head.codes", "head.scale"):
+        bank.head = dataclasses.replace(bank.head, lift=None)
     bank.save(tmp_path / "bank")
     tensors = load_file(tmp_path / "bank" / WEIGHTS_NAME)
     assert name in tensors

@@ -11,8 +11,8 @@ from lora_drop.decode.head import ScreenedHead
 from lora_drop.decode.native.decoder import NativeDecoder
 from lora_drop.decode.native.loader import library
 from lora_drop.decode.native.plan import Head, NativeScreen
-from lora_drop.decode.native.structs import BF16, F32, Q4_1, Q6_K, Q8_0, Ends, Matrix
-from lora_drop.decode.native.weights import lay_out
+from lora_drop.decode.native.structs import BF16, F32, Q8_0, Ends, Matrix
+from lora_drop.decode.native.weights import BLOCK_KINDS, Packed, lay_out
 from lora_drop.decode.reference import ReferenceDecoder
 from lora_drop.method.schedule import Schedule
 from tests.decode.test_fast import blocks
@@ -47,9 +47,9 @@ def heads(kind, tokens, best, h, rank=13):
     scale = torch.rand(tokens, -(-rank // 32), generator=generator).half().float()  # as blocks have it
     half = tokens // 2  # of two tokens each the previews are equal
     codes[half:], scale[half:] = codes[:half].clone(), scale[:half].clone()
-    rows = kept[2] if len(kept) > 2 else None
+    rows = Packed("", kept[2]) if len(kept) > 2 else None
     preview = ScreenedHead(project, codes, scale, best)
-    native = NativeScreen(preview, SimpleNamespace(head_rows=rows))
+    native = NativeScreen(preview, SimpleNamespace(head_blocks=rows))
     norm = torch.ones(len(h))
     ends = Ends(Matrix(), w, norm.data_ptr(), 0.0)
     full, mixed = Head(1, tokens), Head(1, tokens, native)
@@ -59,7 +59,7 @@ def heads(kind, tokens, best, h, rank=13):
 
 
 @pytest.mark.parametrize(
-    ("kind", "tokens"), [(F32, 2010), (BF16, 2010), (Q4_1, 2000), (Q6_K, 2000), (Q8_0, 2000), (Q8_0, 16)]
+    ("kind", "tokens"), [(F32, 2010), (BF16, 2010), *((kind, 2000) for kind in BLOCK_KINDS.values()), (Q8_0, 16)]
 )
 @pytest.mark.parametrize("best", [1, 16, 37, 500, 3000])
 def test_the_best_are_exact_and_the_others_the_preview_s(kind, tokens, best):

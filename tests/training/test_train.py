@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 
 import lora_drop
 from lora_drop.adapters.bank import AdapterBank
+from lora_drop.adapters.preview import with_codes
 from lora_drop.cli.main import _parser, main
 from lora_drop.errors import LoraDropError
 from lora_drop.method.presets import PRESETS, READABLE, config_from
@@ -460,7 +461,7 @@ def test_the_settings_of_a_bank_are_those_of_the_preset(presets, order):
 def test_a_run_can_leave_a_screened_head(tiny, windows, tmp_path):
     settings = small(max_tokens=192, head_rank=48, head_best=32)
     trainer(tiny, windows, tmp_path / "out", settings).run(1, 1)
-    head = AdapterBank.load(tmp_path / "out" / CHECKPOINT / "adapter").head
+    head = with_codes(AdapterBank.load(tmp_path / "out" / CHECKPOINT / "adapter").head, tiny)
     assert head is not None and (head.rank, head.best) == (48, 32)
     with torch.no_grad():
         states = tiny.model.model(windows[-4:]).last_hidden_state.flatten(0, 1)

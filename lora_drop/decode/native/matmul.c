@@ -6,7 +6,6 @@
 #include "vec.h"
 
 #define AS_IS(x) (x)
-#define INLINE static inline __attribute__((always_inline))
 #define EACH_ROW _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++)
 enum { START = 4096 }; /* bytes */
 enum { AHEAD = 8192, DOT_ROWS = 4 }; /* DOT_ROWS: their sums, 4 vectors each, fit in registers */

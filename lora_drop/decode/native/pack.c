@@ -14,27 +14,30 @@ int64_t blocks_bytes(int64_t kind, int64_t k) {
 }
 
 /* Copy `count` words or half words of a row to their places among those of the 16 rows. */
-static void spread(const void *in, uint8_t *out, int row, int count, int size) {
+INLINE void spread(const void *in, uint8_t *out, int row, int count, int size) {
     const uint8_t *from = in;
     for (int j = 0; j < count; j++) memcpy(out + size * (LANES * j + row), from + size * j, (size_t)size);
 }
 
-/* Copy the low 4 bits of 32 codes. */
-static void spread_nibbles(const uint8_t *codes, uint8_t *out, int row) {
-    uint8_t bytes[NIBBLES];
-    for (int i = 0; i < NIBBLES; i++) {
-        int first = i / 4 * 8 + i % 4;
-        bytes[i] = (uint8_t)((codes[first] & 15) | codes[first + 4] << 4);
-    }
-    spread(bytes, out, row, 4, 4);
+/* Some bits of each of 8 bytes. */
+INLINE uint64_t bits_of(const uint8_t *in, int shift, uint64_t bits) {
+    uint64_t word;
+    memcpy(&word, in, 8);
+    return word >> shift & bits * 0x0101010101010101;
+}
+
+/* Copy 4 bits of each of 8 codes: word `j` of the row's block. */
+INLINE void spread_nibbles(const uint8_t *in, int shift, uint8_t *out, int row, int j) {
+    uint64_t codes = bits_of(in, shift, 15);
+    uint32_t word = (uint32_t)(codes | codes >> 28);
+    spread(&word, out + 4 * LANES * j, row, 1, 4);
 }
 
 /* The file: byte i of 16 has weight i in its low bits and weight 16 + i in its high bits. */
-static void pack_q4(const uint8_t *in, uint8_t *out, int row, int scales) {
-    uint8_t codes[BLOCK];
+INLINE void pack_q4(const uint8_t *in, uint8_t *out, int row, int scales) {
     spread(in, out, row, scales, 2);
-    for (int i = 0; i < BLOCK; i++) codes[i] = in[2 * scales + i % 16] >> (i < 16 ? 0 : 4) & 15;
-    spread_nibbles(codes, out + 2 * LANES * scales, row);
+    for (int j = 0; j < 4; j++)
+        spread_nibbles(in + 2 * scales + j % 2 * 8, j / 2 * 4, out + 2 * LANES * scales, row, j);
 }
 
 static void pack_q8_0(const uint8_t *in, uint8_t *out, int row) {
@@ -44,13 +47,11 @@ static void pack_q8_0(const uint8_t *in, uint8_t *out, int row) {
 
 /* The file: d, m, scales, then 32 bytes for each 64 weights, the first 32 in their low bits, the others in the high. */
 static void pack_q4_k(const uint8_t *in, uint8_t *out, int row) {
-    uint8_t codes[BLOCK];
     spread(in, out, row, 2, 2);
     spread(in + 4, out + 4 * LANES, row, 3, 4);
-    for (int j = 0; j < SUPER / BLOCK; j++) {
-        for (int i = 0; i < BLOCK; i++) codes[i] = in[16 + j / 2 * BLOCK + i] >> (j % 2 ? 4 : 0) & 15;
-        spread_nibbles(codes, out + LANES * (4 + K_SCALES + j * NIBBLES), row);
-    }
+    out += LANES * (4 + K_SCALES);
+    for (int j = 0; j < SUPER / BLOCK; j++, out += LANES * NIBBLES)
+        for (int i = 0; i < 4; i++) spread_nibbles(in + 16 + j / 2 * BLOCK + 8 * i, j % 2 * 4, out, row, i);
 }
 
 /* The file: 64 bytes of low bits for each 128 weights (32 bytes with the first and the third 32 weights, 32 with the
@@ -60,16 +61,16 @@ static void pack_q6_k(const uint8_t *in, uint8_t *out, int row) {
     const uint8_t *high = in + SUPER / 2, *scales = high + SUPER / 4;
     spread(scales + K_SCALES_6, out, row, 1, 2);
     spread(scales, out + 2 * LANES, row, 4, 4);
-    for (int j = 0; j < SUPER / BLOCK; j++) {
-        uint8_t codes[BLOCK], bytes[HIGH_BITS] = {0};
-        uint8_t *block = out + LANES * (2 + K_SCALES_6 + j * (NIBBLES + HIGH_BITS));
-        for (int i = 0; i < BLOCK; i++) {
-            int quarter = j % 4, two = high[j / 4 * 32 + i] >> 2 * quarter & 3;
-            codes[i] = in[j / 4 * 64 + quarter % 2 * 32 + i] >> (quarter < 2 ? 0 : 4) & 15;
-            bytes[i / 16 * 4 + i % 4] |= (uint8_t)(two << i % 16 / 4 * 2);
+    out += LANES * (2 + K_SCALES_6);
+    for (int j = 0; j < SUPER / BLOCK; j++, out += LANES * (NIBBLES + HIGH_BITS)) {
+        for (int i = 0; i < 4; i++)
+            spread_nibbles(in + j / 4 * 64 + j % 2 * BLOCK + 8 * i, j % 4 / 2 * 4, out, row, i);
+        for (int i = 0; i < 2; i++) {
+            const uint8_t *codes = high + j / 4 * BLOCK + HALF * i;
+            uint64_t twos = bits_of(codes, j % 4 * 2, 3) | bits_of(codes + 8, j % 4 * 2, 3) << 4;
+            uint32_t word = (uint32_t)(twos | twos >> 30);
+            spread(&word, out + LANES * (NIBBLES + 4 * i), row, 1, 4);
         }
-        spread_nibbles(codes, block, row);
-        spread(bytes, block + LANES * NIBBLES, row, 2, 4);
     }
 }
 

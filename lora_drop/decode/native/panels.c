@@ -4,7 +4,6 @@
 #include "vec.h"
 
 /* Each kernel is written once and compiled for each number of rows, so that all rows stay in registers. */
-#define INLINE static inline __attribute__((always_inline))
 #define UNROLLED _Pragma("GCC unroll 8")
 #define EACH_ROW UNROLLED for (int r = 0; r < rows; r++)
 #ifdef __AVX512F__

@@ -185,6 +185,6 @@ class NativeScreen:
         self.screen = Screen(
             project=dense(self._project),
             codes=in_panels(rows, Q4_0, self._codes),
-            rows=None if weights.head_rows is None else weights.head_rows.ctypes.data,
+            rows=None if weights.head_blocks is None else weights.head_blocks.rows.ctypes.data,
             best=head.best,
         )

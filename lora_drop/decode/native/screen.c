@@ -59,7 +59,7 @@ typedef struct {
     float *y;
     uint64_t *tops;   /* key of the largest logit of each panel of 16 tokens */
     uint64_t *likely; /* keys of the tokens whose logits become exact */
-    uint8_t *panels;  /* room for the rows of 16 of them at a time */
+    Private *mine;    /* where each thread makes a panel of the rows of 16 of them */
 } Screening;
 
 /* Compute panels [from, to) of the preview. */
@@ -78,7 +78,7 @@ static void preview_chunk(void *context, int64_t from, int64_t to) {
 }
 
 /* Compute the exact logits of tokens [from, to) of `likely`, to the bit as the whole head does: rows in blocks where
- * they lie, or, without a kernel for that, in a panel made of them. */
+ * they lie, or, without a kernel for that, in a panel made of them, which stays in the thread's cache. */
 static void exact_chunk(void *context, int64_t from, int64_t to) {
     const Screening *g = context;
     const Matrix *w = g->w;
@@ -88,6 +88,7 @@ static void exact_chunk(void *context, int64_t from, int64_t to) {
         for (int64_t i = from; i < to; i++) multiply_columns(&p, index_of(g->likely[i]), index_of(g->likely[i]) + 1);
         return;
     }
+    uint8_t *panel = (uint8_t *)g->mine[pool_thread()].panel.at;
     for (; from < to; from += LANES) {
         const uint8_t *rows[LANES];
         float logits[LANES];
@@ -98,7 +99,6 @@ static void exact_chunk(void *context, int64_t from, int64_t to) {
         for (int64_t i = 0; i < LANES; i++)
             rows[i] = g->s->rows + index_of(g->likely[from + (i < count ? i : 0)]) * bytes;
         if (!rows_times(w->kind, rows, g->taken, w->k / BLOCK, logits)) {
-            uint8_t *panel = g->panels + from * bytes;
             for (int i = 0; i < LANES; i++) pack_row(rows[i], panel, i, w->k, w->kind);
             panel_times(w->kind, panel, g->taken, w->k / BLOCK, 1, logits, LANES);
         }
@@ -139,7 +139,7 @@ void screened(const Matrix *w, const Screen *s, const float *x, float *y, Worksp
     Product low = prepare(&s->project, x, NO_NORM, NULL, 1, space, space->low.at);
     multiply(&low, NULL);
     Screening g = {w, s, prepare(&s->codes, low.y, NO_NORM, NULL, 1, space, space->preview.at), x, NULL, y,
-                   (uint64_t *)space->tops.at, (uint64_t *)space->likely.at, (uint8_t *)space->panels.at};
+                   (uint64_t *)space->tops.at, (uint64_t *)space->likely.at, space->mine};
     parallel(preview_chunk, &g, panels, 32);
     find_best(&g, best);
     g.taken = (const Taken *)space->taken.at; /* for the exact logits */

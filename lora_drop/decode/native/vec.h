@@ -15,6 +15,7 @@
 #include <arm_neon.h>
 #endif
 
+#define INLINE static inline __attribute__((always_inline))
 enum { LANES = 16, WIDTH = 4 * LANES };
 
 typedef float vf __attribute__((vector_size(4 * LANES)));

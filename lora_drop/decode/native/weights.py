@@ -49,7 +49,7 @@ class NativeWeights:
         head_bytes: the same of the head.
         part_bytes: the same of a correction.
         memory: keeps what the structures point to.
-        head_rows: of a head in blocks the rows in the model's mapped file, which take no memory.
+        head_blocks: of a head in blocks the rows in the model's mapped file, which take no memory.
     """
 
     decoder_name: str
@@ -59,7 +59,7 @@ class NativeWeights:
     head_bytes: float
     part_bytes: float
     memory: list[Any] = field(repr=False)
-    head_rows: np.ndarray | None = field(default=None, repr=False)
+    head_blocks: Packed | None = field(default=None, repr=False)
 
     @property
     def packs_parts(self) -> bool:
@@ -164,7 +164,7 @@ def lay_out(model: PreTrainedModel, blocks: Blocks | None) -> NativeWeights:
         head_bytes=bytes_of(head_kind),
         part_bytes=bytes_of(Q8_0) if in_blocks else dtype.itemsize,
         memory=layout.memory,
-        head_rows=None if head_blocks is None else head_blocks.rows,
+        head_blocks=head_blocks,
     )
 
 

@@ -65,10 +65,12 @@ Workspace *workspace_for_matrix(const Matrix *w, int64_t rows) {
 Workspace *workspace_for_prompt(int64_t floats) { return fits(&space.packed, floats) ? &space : NULL; }
 
 Workspace *workspace_for_screen(const Matrix *w, const Screen *s) {
-    int64_t panels = (w->n + LANES - 1) / LANES, groups = (s->best + LANES - 1) / LANES;
+    int64_t panels = (w->n + LANES - 1) / LANES;
+    for (int i = 0; i < pool_threads(); i++)
+        if (!fits(&space.mine[i].panel, LANES * row_bytes(w) / 4)) return NULL;
     return workspace_for_matrix(w, 1) && input_fits(&s->codes, 1) && blocks_fit(&space.taken, w, 1)
            && fits(&space.low, s->project.n) && fits(&space.preview, s->codes.n) && fits(&space.tops, 2 * panels)
-           && fits(&space.likely, 2 * w->n + 2) && fits(&space.panels, groups * LANES * row_bytes(w) / 4)
+           && fits(&space.likely, 2 * w->n + 2)
                ? &space
                : NULL;
 }

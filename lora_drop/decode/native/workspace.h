@@ -10,11 +10,12 @@ typedef struct {
     int64_t floats;
 } Buffer;
 
-/* What a thread makes of the input of a product, see `prepare`. */
+/* What a thread makes for itself: the input of a product, see `prepare`; a panel, see `screened`. */
 typedef struct {
     _Alignas(64) uint64_t number; /* of the product */
     Buffer normed;                /* (rows, K) */
     Buffer taken;                 /* (rows, K / 32) blocks, for the longest rows */
+    Buffer panel;                 /* 16 rows of a head */
 } Private;
 
 typedef struct {
@@ -37,7 +38,6 @@ typedef struct {
     Buffer tops;       /* (V / 16,) keys of 64 bits, see `Screening` */
     Buffer likely;     /* (V,) keys */
     Buffer packed;     /* K/V of a prompt (prompt.c) */
-    Buffer panels;     /* of 16 of the best tokens at a time */
 } Workspace;
 
 enum { QUERIES = 8, SPLIT = 128 }; /* tokens that attend together; keys that a thread reads for them */
