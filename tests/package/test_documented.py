@@ -6,6 +6,7 @@ writes a file. Those that cannot run here are listed below by reason; those that
 work has begun.
 """
 
+import _thread
 import contextlib
 import importlib.util
 import io
@@ -19,6 +20,7 @@ import signal
 import subprocess
 import tempfile
 import termios
+import threading
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -177,7 +179,7 @@ def furnish(place: Path, page: str) -> None:
         *(("pairs", PAIR), ("held-out", PAIR), ("mine", INSTRUCTION), ("instructions", INSTRUCTION)),
         *(("self_generated", INSTRUCTION), ("categories", INSTRUCTION)),
     ):
-        (place / f"{name}.jsonl").write_text((json.dumps(record) + "\n") * (2 if name == "self_generated" else 1))
+        (place / f"{name}.jsonl").write_text((json.dumps(record) + "\n") * (6 if name == "self_generated" else 1))
     (place / "text.txt").write_text(f"{PAIR['answer']} The quick brown fox jumps over the lazy dog.\n\n" * 28)
     if page == "docs/deploy.md":
         shutil.copyfile(TRACE, place / "run.jsonl")
@@ -272,15 +274,18 @@ def stop(process: subprocess.Popen) -> None:
 
 
 class Watched(io.StringIO):
-    """What a command prints; once it prints the sign, it is interrupted."""
+    """What a command prints. With a sign it is a terminal, as progress is shown there; at the sign Control-C comes."""
 
     sign = ""
+
+    def isatty(self) -> bool:
+        return bool(self.sign)
 
     def write(self, text: str) -> int:
         count = super().write(text)
         if self.sign and re.search(self.sign, self.getvalue()):
             self.sign = ""
-            raise KeyboardInterrupt
+            threading.Timer(0.1, _thread.interrupt_main).start()  # not within a bar, which holds a lock
         return count
 
 
@@ -324,6 +329,8 @@ def test_as_printed(page, home, tmp_path, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setattr("webbrowser.open", lambda address: False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("COLUMNS", "100")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's is ignored
     for name in home.keys() - {"PATH", "GRADIO_SERVER_PORT"}:
         monkeypatch.setenv(name, home[name])
     for command in GATHERED:
