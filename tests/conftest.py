@@ -1,7 +1,5 @@
 """Shared by all tests: tiny models of each architecture, and the bundled model."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 
@@ -19,6 +17,8 @@ import torch  # noqa: E402
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported, by whomever
+# Workers share the cores; threads of both on each core would wait for one another.
+torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 
 from lora_drop.models.load import LoadedModel, load_model  # noqa: E402
 from lora_drop.run.results import calibration  # noqa: E402

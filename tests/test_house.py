@@ -1,7 +1,5 @@
 """The plan of the house: imports go down, rooms keep to their trade, files and functions stay small."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator
@@ -51,16 +49,7 @@ def _room(module: str) -> str:
 
 @pytest.mark.parametrize(
     "room",
-    [
-        "method",
-        "run.report",
-        "run.trace",
-        "run.wire",
-        "run.exports",
-        "run.results.rows",
-        "cli.replay",
-        "cli.diff",
-    ],
+    ["method", "run.report", "run.trace", "run.wire", "run.exports", "run.results.rows", "cli.replay", "cli.diff"],
 )
 def test_no_torch(house, room):
     """Not even through what it imports at its start; in itself nowhere."""

@@ -3,8 +3,6 @@
 All of it ends with this package: the driver keeps an event loop running, and `callbacks.run` is replaced here.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path

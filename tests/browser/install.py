@@ -4,8 +4,6 @@ A browser that is on the machine is used. Otherwise the system's package manager
 Playwright's own download, which needs the open internet.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -8,8 +8,6 @@ after ten runs. With `--engine` the runs of 400 steps also on the command line a
 draws nothing (docs/performance.md). For reading: no test asserts a time.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

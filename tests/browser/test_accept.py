@@ -1,7 +1,5 @@
 """A run that takes tokens back: what the pane, the clock and the charts hold is what stands."""
 
-from __future__ import annotations
-
 import threading
 import time
 

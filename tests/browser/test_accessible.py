@@ -1,7 +1,5 @@
 """No accessibility finding by axe in the page's states and themes; charts as tables, answers as sentences."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 

@@ -1,7 +1,5 @@
 """How often the page calls plotly while a run streams, and what it hands over, counted in a real Chromium."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
 

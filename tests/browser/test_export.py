@@ -1,7 +1,5 @@
 """Pictures, files, links and opened traces: what leaves the page and what comes into it, in a real Chromium."""
 
-from __future__ import annotations
-
 import json
 from urllib.parse import parse_qs, urlencode, urlsplit
 from xml.etree import ElementTree

@@ -1,7 +1,5 @@
 """The first minute: one button, the verdict, what stands where, what every control says, and what goes wrong."""
 
-from __future__ import annotations
-
 import threading
 
 import pytest

@@ -1,7 +1,5 @@
 """What a stranger can send to another visitor's page: a link, a trace, a file's name. In a real Chromium."""
 
-from __future__ import annotations
-
 import json
 import random
 from urllib.parse import quote

@@ -1,7 +1,5 @@
 """The token inspector on the page: by click and by keys, what it shows is the server's, and what a replay says."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 

@@ -1,7 +1,5 @@
 """The layout: first screen, no jumps, the dark theme."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

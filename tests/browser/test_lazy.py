@@ -1,7 +1,5 @@
 """Safe zone and Method load when they are opened, charts are drawn when they come into view, in a real Chromium."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

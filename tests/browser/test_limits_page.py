@@ -1,7 +1,5 @@
 """The operator's limits as a visitor meets them, in a real Chromium."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """The Method tab in a real Chromium, on a tiny random model."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

@@ -1,7 +1,5 @@
 """Another method beside LoRA-Drop: a lane of its own, drafts without a pass, and the table under the race."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

@@ -1,7 +1,5 @@
 """The models menu in a real Chromium: another model shows, runs and is linked to; what cannot be had is named."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from urllib.parse import urlencode

@@ -1,7 +1,5 @@
 """Where it pays: the picture and its calculator in a real Chromium."""
 
-from __future__ import annotations
-
 import pytest
 from playwright.sync_api import expect
 

@@ -1,7 +1,5 @@
 """Pictures of a run: exact sizes, an SVG that every program reads, and nothing of the page moved by drawing them."""
 
-from __future__ import annotations
-
 import base64
 import functools
 import io

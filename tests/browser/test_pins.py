@@ -1,7 +1,5 @@
 """Pinned runs, kept over a reload, and the guess which answer is LoRA-Drop's."""
 
-from __future__ import annotations
-
 import pytest
 from playwright.sync_api import expect
 

@@ -1,7 +1,5 @@
 """A run that is played: at one pace for all lanes, as far as it has come."""
 
-from __future__ import annotations
-
 import threading
 
 import pytest

@@ -1,7 +1,5 @@
 """The race by distance: accepted tokens of all lanes at one moment, and below them each token's time."""
 
-from __future__ import annotations
-
 import threading
 from xml.etree import ElementTree
 

@@ -1,7 +1,5 @@
 """The replay's file in a real Chromium: from the disk, with no network, under its own Content-Security-Policy."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 

@@ -1,7 +1,5 @@
 """A run in the page: what it shows is what the trace says."""
 
-from __future__ import annotations
-
 import pytest
 from playwright.sync_api import expect
 

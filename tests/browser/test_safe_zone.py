@@ -1,7 +1,5 @@
 """The Safe zone tab in a real Chromium, on tiny random models."""
 
-from __future__ import annotations
-
 import json
 import re
 import threading

@@ -1,7 +1,5 @@
 """The scrubber, linked views, a third lane, talk mode and what is left of a long run, in a real Chromium."""
 
-from __future__ import annotations
-
 import pytest
 from playwright.sync_api import expect
 

@@ -1,7 +1,5 @@
 """The settings, the what-if strip, and what wrong ones show."""
 
-from __future__ import annotations
-
 import dataclasses
 import random
 
@@ -10,24 +8,10 @@ from playwright.sync_api import expect
 
 from lora_drop.errors import LoraDropError
 from lora_drop.method.config import LoraDropConfig
-from lora_drop.method.cost import (
-    Corrections,
-    ModelShape,
-    accepted_share,
-    kv_bytes,
-    kv_saved,
-    speed_bound,
-)
+from lora_drop.method.cost import Corrections, ModelShape, accepted_share, kv_bytes, kv_saved, speed_bound
 from lora_drop.method.schedule import Schedule, dropped_layers
 from lora_drop.run.request import prompt_ids_of
-from tests.support.page import (
-    open_advanced,
-    requests_of,
-    set_number,
-    set_range,
-    set_text,
-    wait_still,
-)
+from tests.support.page import open_advanced, requests_of, set_number, set_range, set_text, wait_still
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 

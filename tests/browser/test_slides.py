@@ -1,7 +1,5 @@
 """What a speaker takes home: pictures at 1x and 2x, transparent or not, and the race as a film that plays anywhere."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 from xml.etree import ElementTree

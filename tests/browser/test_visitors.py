@@ -1,7 +1,5 @@
 """Two visitors, closed tabs, the API, failed runs."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

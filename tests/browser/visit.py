@@ -1,7 +1,5 @@
 """What a visit costs its reader: bytes on the wire until the page is idle, layout shift, blocked time."""
 
-from __future__ import annotations
-
 from collections import Counter
 from urllib.parse import urlsplit
 

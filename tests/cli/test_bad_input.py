@@ -1,7 +1,5 @@
 """Bad input to every command: exit code 2, nothing on stdout, and one line on stderr, which the golden file keeps."""
 
-from __future__ import annotations
-
 import builtins
 import io
 import json

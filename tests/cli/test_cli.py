@@ -10,6 +10,7 @@ import pytest
 
 from lora_drop.cli.main import main
 from lora_drop.run.trace.trace import read_trace
+from tests.support.fuzzing import CORPUS
 
 TINY = ["--model", "random:tiny-llama", "--device", "cpu", "--dtype", "float32"]
 RUN = ["run", "--prompt", "Explain why the sky is blue.", *TINY, "--max-new-tokens", "12", "--ignore-eos"]
@@ -19,8 +20,8 @@ ENV = {**os.environ, "PYTHONPATH": os.getcwd()}
 
 
 def process(*words):
-    """The real command, in a process of its own."""
-    return subprocess.run([sys.executable, "-m", "lora_drop", *words], capture_output=True, text=True, env=ENV)
+    """Python with these words, in a process of its own."""
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, env=ENV)
 
 
 def output(capsys, *argv):
@@ -104,21 +105,31 @@ def test_people_get_a_readable_report(capsys):
 
 
 def test_as_a_process(tmp_path):
-    """The real command: JSON alone on stdout, exit code 2 and one line without a traceback for a mistake."""
-    good = process(*RUN, "--json")
-    assert good.returncode == 0 and json.loads(good.stdout)["speedup"]
-    bad = process("run", "--prompt", "word " * 9000, "--dtype", "float32")  # the bundled model's own tokenizer
-    assert bad.returncode == 2 and bad.stdout == "" and "context of 8192" in bad.stderr
-    assert len(bad.stderr.splitlines()) == 1
+    """The real command: JSON alone on stdout, exit code 2 and one line without a traceback for a mistake.
+
+    A run imports no evaluation.
+    """
+    trace = str(tmp_path / "run.jsonl")
+    good = process("-X", "importtime", "-m", "lora_drop", *RUN, "--preset", "fast", "--json", "--trace", trace)
+    assert good.returncode == 0 and json.loads(good.stdout)["bound"]
+    imported = {line.rpartition("|")[2].strip() for line in good.stderr.splitlines()}
+    assert "torch" in imported and not [name for name in imported if name.startswith("lora_drop.evaluation")]
+    bad = process("-m", "lora_drop", "run", "--prompt", "x", "--period", "0")
+    assert bad.returncode == 2 and bad.stdout == "" and len(bad.stderr.splitlines()) == 1
 
 
-def test_a_result_that_cannot_be_written_is_one_line(tmp_path):
-    env = ENV | {"PYTHONUNBUFFERED": ""}
-    command = " ".join([sys.executable, "-m", "lora_drop", *(f"'{a}'" for a in RUN), "--json"])
-    full = subprocess.run(f"{command} > /dev/full", shell=True, capture_output=True, text=True, env=env)
-    assert full.returncode == 1 and full.stderr.splitlines() == [
-        "lora-drop: cannot write the result: No space left on device."
-    ]
+def test_a_prompt_longer_than_the_bundled_models_context_is_one_line(capsys):
+    """By its own tokenizer."""
+    assert main(["run", "--prompt", "word " * 9000, "--dtype", "float32"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and "context of 8192" in captured.err and len(captured.err.splitlines()) == 1
+
+
+def test_a_result_that_cannot_be_written_is_one_line(capsys, monkeypatch):
+    with open("/dev/full", "w") as full:  # its close writes again, as the end of a process does
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main([*RUN, "--json"]) == 1
+    assert capsys.readouterr().err.splitlines() == ["lora-drop: cannot write the result: No space left on device."]
 
 
 def test_control_c_keeps_the_trace(tmp_path):
@@ -139,34 +150,26 @@ def test_control_c_keeps_the_trace(tmp_path):
     assert sum(map(len, steps.values())) > 10
 
 
-def _modules_after(*calls):
-    """Names of the modules that these commands, one after the other, leave loaded."""
-    code = (
-        "import sys; from lora_drop.cli.main import main\n"
-        f"for words in {calls!r}:\n"
-        "    try: main(words)\n"
-        "    except SystemExit: pass\n"
-        "print(*sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENV, check=True)
-    return set(done.stdout.splitlines()[-1].split())
+def test_help_mistakes_and_replays_need_no_torch(tmp_path):
+    """The parser of every command is built without what is slow to import; numpy draws a replay."""
+    html, chrome = tmp_path / "run.html", tmp_path / "run.json"
+    replay = ["replay", str(CORPUS / "traces" / "good_three_lanes.jsonl")]
+    replays = [*replay, "--html", str(html), "--chrome", str(chrome)], [*replay, "--json"]
+    code = f"""
+import sys
+from lora_drop.cli.main import main
 
-
-SLOW = {"torch", "transformers", "numpy", "gradio"}
-
-
-def test_help_and_mistakes_need_no_torch():
-    """The parser of every command is built without what is slow to import."""
-    assert not _modules_after(["run", "--prompt", "x", "--period", "0"], ["--help"]) & SLOW
-
-
-def test_a_run_needs_no_evaluation_and_its_replay_no_torch(tmp_path):
-    path = str(tmp_path / "run.jsonl")
-    loaded = _modules_after([*RUN, "--preset", "fast", "--trace", path])
-    assert "torch" in loaded and not [name for name in loaded if name.startswith("lora_drop.evaluation")]
-    files = ["--html", str(tmp_path / "run.html"), "--chrome", str(tmp_path / "run.json")]
-    assert not _modules_after(["replay", path, *files], ["replay", path, "--json"]) & (SLOW - {"numpy"})
-    assert (tmp_path / "run.html").stat().st_size and (tmp_path / "run.json").stat().st_size
+for words in (["run", "--prompt", "x", "--period", "0"], ["--help"], *{replays!r}):
+    assert words[0] == "replay" or "numpy" not in sys.modules
+    try:
+        main(words)
+    except SystemExit:
+        pass
+print(*sys.modules)
+"""
+    done = process("-c", code)
+    assert not set(done.stdout.splitlines()[-1].split()) & {"torch", "transformers", "gradio"}, done.stderr
+    assert html.stat().st_size and chrome.stat().st_size
 
 
 def test_fetch_prints_the_folder_of_the_bundled_model(capsys, monkeypatch, tmp_path):

@@ -1,7 +1,5 @@
 """Every command on a damaged model, out of memory and on a full disk."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess
@@ -58,9 +56,7 @@ def command(tmp_path) -> Callable[[str], list[str]]:
 @pytest.mark.parametrize("name", ["sweep", "presets", "train", "benchmark"])
 def test_a_second_command_that_writes_to_one_folder_is_one_line(command, task_data, tmp_path, capsys, name):
     out, model = tmp_path / "out", ["--model", "random:tiny-llama", "--dtype", "float32"]
-    others = {
-        "benchmark": ["benchmark", "--data-dir", str(task_data), "--limit", "1", "--out", str(out), *model],
-    }
+    others = {"benchmark": ["benchmark", "--data-dir", str(task_data), "--limit", "1", "--out", str(out), *model]}
     with only_writer(out, "anything"):
         assert main(others.get(name) or command(name)) == 2
     line = last_line(capsys)

@@ -1,7 +1,5 @@
 """Any word for any option of any command: it runs, or is refused in one line with exit code 2."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

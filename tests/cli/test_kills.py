@@ -1,7 +1,5 @@
 """Commands killed by SIGKILL at random function calls: what is there then is whole, and called again they end well."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os
@@ -29,7 +27,7 @@ SMALL = ["--length", "32", "--rank", "4", "--batch-size", "2", "--max-tokens", "
 COMMANDS = {
     "sweep": [
         *("sweep", "--data", "pairs.jsonl", "--prompt-field", "q", "--target-field", "a", *TINY),
-        *("--drop-ratios", "0.25,0.5", "--periods", "2,3", "--out", "swept"),
+        *("--drop-ratios", "0.25,0.5", "--periods", "2", "--out", "swept"),
     ],
     "train": ["train", "--data", "text.txt", *TINY, *SMALL, "--checkpoint-every", "1", "--out", "trained"],
     "export": ["replay", "run.jsonl", "--html", "run.html", "--chrome", "run.json"],

@@ -1,7 +1,5 @@
 """What a person at a terminal sees of the commands, and what a pipe gets: two runs compared, hints, stdin."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

@@ -1,7 +1,5 @@
 """Files of results that something has changed: read, or refused in one line."""
 
-from __future__ import annotations
-
 import json
 import random
 import shutil

@@ -1,7 +1,5 @@
 """One text gets one word for how it reads, on every tab: verdict, presets, Safe zone, dial, pins and exports."""
 
-from __future__ import annotations
-
 import dataclasses
 import random
 

@@ -9,7 +9,7 @@ from lora_drop.adapters import find
 from lora_drop.adapters.bank import AdapterBank
 from lora_drop.cli.main import main
 from lora_drop.evaluation import sweep as module
-from lora_drop.evaluation.measure import metrics, texts
+from lora_drop.evaluation.measure import metrics, point, texts
 from lora_drop.evaluation.sweep import key_of
 from lora_drop.method.presets import PRESETS
 from lora_drop.run.results.prompts import HELD_OUT
@@ -19,9 +19,11 @@ ARGS = ["--prompt-field", "q", "--target-field", "a", "--model", "random:tiny-ll
 
 @pytest.fixture(autouse=True)
 def few_answers(monkeypatch):
-    """Two prompts and short answers; of 31 tokens none can fill the last 32 with a loop."""
+    """Two prompts, short answers and runs; of 31 tokens none can fill the last 32 with a loop."""
     monkeypatch.setattr(module, "OWN_PROMPTS", HELD_OUT[:2])
     monkeypatch.setattr(texts, "ANSWER_TOKENS", 31)
+    monkeypatch.setattr(point, "SPEED_TOKENS", 33)
+    monkeypatch.setitem(module.SAMPLE_SETTINGS, "max_new_tokens", 32)
 
 
 def test_the_grid_is_what_evaluate_and_the_formula_give(data, tmp_path, capsys):
@@ -32,23 +34,23 @@ def test_the_grid_is_what_evaluate_and_the_formula_give(data, tmp_path, capsys):
     rows = {(row["drop_ratio"], row["period"]): row for row in result["rows"]}
     assert list(rows) == [(0.5, 1), (0.5, 3), (1.0, 1), (1.0, 3)]
     assert rows[1.0, 1]["bound"] == 1.0 and rows[1.0, 1]["kv_saved"] == 0 and rows[1.0, 3]["kv_saved"] > 0
-    point = ["--drop-ratio", "1", "--period", "3", "--reuse", "state", "--adapters", "none", "--json"]
-    assert main(["evaluate", "--data", str(data), *ARGS, *point]) == 0
+    setting = ["--drop-ratio", "1", "--period", "3", "--reuse", "state", "--adapters", "none", "--json"]
+    assert main(["evaluate", "--data", str(data), *ARGS, *setting]) == 0
     alone = json.loads(capsys.readouterr().out)
     for steps in ("lora_steps", "full_steps", "all_steps"):
         assert {name: rows[1.0, 3][f"{steps}_{name}"] for name in alone[steps]} == pytest.approx(alone[steps])
     assert [rows[1.0, 3]["loss_low"], rows[1.0, 3]["loss_high"]] == [None, None], "one prompt has no interval"
-    assert main(["evaluate", *ARGS[4:], "--target", "own", "--limit", "2", *point]) == 0
+    assert main(["evaluate", *ARGS[4:], "--target", "own", "--limit", "2", *setting]) == 0
     own = json.loads(capsys.readouterr().out)
     assert rows[1.0, 3]["own_all_steps_kl"] == pytest.approx(own["all_steps"]["kl"])
     assert [rows[1.0, 3]["own_loss_low"], rows[1.0, 3]["own_loss_high"]] == pytest.approx(own["loss_interval"])
     assert rows[1.0, 3]["own_answers_sha256"] == own["config"]["answers_sha256"]
-    assert main(["evaluate", *ARGS[4:], "--free", "--limit", "2", *point]) == 0
+    assert main(["evaluate", *ARGS[4:], "--free", "--limit", "2", *setting]) == 0
     free = json.loads(capsys.readouterr().out)["free"]
     assert {name: rows[1.0, 3][f"free_{name}"] for name in ("regret", "repeated_4grams")} == {
         name: pytest.approx(free[name]) for name in ("regret", "repeated_4grams")
     }
-    assert main(["run", "--prompt", result["sample"]["prompt"], *ARGS[4:], *point, "--max-new-tokens", "96"]) == 0
+    assert main(["run", "--prompt", result["sample"]["prompt"], *ARGS[4:], *setting, "--max-new-tokens", "32"]) == 0
     written = json.loads(capsys.readouterr().out)
     assert rows[1.0, 3]["sample"] == written["lora_drop"]["text"]
     assert result["sample"]["text"] == written["baseline"]["text"]

@@ -150,7 +150,7 @@ def test_broken_files_are_reported_and_the_rest_goes_on(task_data):
     tasks = load(task_data, "gsm8k", "bbh", say=told.append)
     assert [len(task.dataset["test"]) for task in tasks.values()] == [1, 1]
     assert [line.partition(":")[0] for line in told] == [
-        *("gsm8k/more.jsonl", "bbh/logic.json, example 1", "bbh/logic.json, example 2", "bbh/other.json"),
+        *("gsm8k/more.jsonl", "bbh/logic.json, example 1", "bbh/logic.json, example 2", "bbh/other.json")
     ]
 
 

@@ -20,24 +20,18 @@ def test_a_loop_that_fills_the_last_32_tokens_is_a_collapse_from_its_first_token
     assert collapse_at(TEXT + loop[:31]) is None
 
 
-def test_a_loop_that_began_long_before_the_last_32_tokens_begins_where_it_began():
-    assert collapse_at(TEXT + [7, 8, 9] * 100) == len(TEXT)
-
-
-def test_the_shortest_loop_says_where():
-    assert collapse_at([5, 6] + [5] * 40) == 2  # as a loop of one, not of a longer one that holds it
-
-
-def test_a_text_that_left_its_loop_has_not_collapsed():
-    assert collapse_at([1, 2] * 40 + TEXT[:1]) is None
-    assert collapse_at([1, 2] * 40 + TEXT) is None
-
-
-def test_what_is_no_collapse():
-    assert collapse_at([]) is None
-    assert collapse_at([3] * 31) is None
-    assert collapse_at(TEXT) is None
-    assert collapse_at(list(range(17)) * 3) is None  # 17 tokens do not fill 32 twice
+@pytest.mark.parametrize(
+    ("ids", "start"),
+    [
+        (TEXT + [7, 8, 9] * 100, len(TEXT)),  # began long before the last 32 tokens
+        ([5, 6] + [5] * 40, 2),  # as a loop of one, not of a longer one that holds it
+        *(([1, 2] * 40 + TEXT[:1], None), ([1, 2] * 40 + TEXT, None)),  # left its loop
+        *(([], None), ([3] * 31, None), (TEXT, None)),
+        (list(range(17)) * 3, None),  # 17 tokens do not fill 32 twice
+    ],
+)
+def test_where_a_collapse_begins(ids, start):
+    assert collapse_at(ids) == start
 
 
 def test_collapse_agrees_with_its_definition_on_random_texts():
@@ -83,16 +77,7 @@ def test_how_a_text_reads(loss, repeats, usual, verdict):
 
 def test_a_loss_in_words_is_on_its_side_of_each_limit():
     losses = (0.1096, 0.15, 0.1501, 0.15004, 0.499, 0.5, 0.5004, 0.504)
-    assert [loss_words(loss) for loss in losses] == [
-        "0.11",
-        "0.15",
-        "0.1501",
-        "0.15004",
-        "0.50",
-        "0.50",
-        "0.5004",
-        "0.504",
-    ]
+    assert " ".join(map(loss_words, losses)) == "0.11 0.15 0.1501 0.15004 0.50 0.50 0.5004 0.504"
     page = (ASSETS / "js" / "format.js").read_text(encoding="utf-8")
     limits = re.search(r"LOSS_LIMITS = \[(.*)\]", page)
     assert limits and [float(limit) for limit in limits[1].split(",")] == [READS_WELL_LOSS, SLIPS_LOSS]

@@ -1,7 +1,5 @@
 """The table of settings is the one home of a setting: what is made from it has each of them, a new one too."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

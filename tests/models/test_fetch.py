@@ -1,7 +1,5 @@
 """A model's files are brought by a process that says how far it is and can be ended at any moment."""
 
-from __future__ import annotations
-
 import os
 import time
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Names and files of others: pickled weights are never opened, and a name leads nowhere."""
 
-from __future__ import annotations
-
 import contextlib
 import pickle
 import re

@@ -1,7 +1,5 @@
 """Prompts of any characters: nothing that is typed becomes a special token."""
 
-from __future__ import annotations
-
 import functools
 import sys
 

@@ -1,7 +1,5 @@
 """Downloads that break, and a preparation of the bundled model killed by SIGKILL: the next start makes it whole."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os
@@ -147,40 +145,29 @@ def test_a_process_that_waits_takes_over_from_one_that_is_killed(shop):
     shop.assert_clean()
 
 
-# Where the preparation dies: in a function of the module, and which file is half written by then.
-PLACES = [
-    ("convert", None),
-    ("read_tokenizer", "model.safetensors"),
-    ("find_tensors", "tokenizer.json"),
-    ("write_manifest", None),
-]
-
-
-def prepares(cache: Path, gguf: Path, place: str | None = None, half: str | None = None) -> None:
-    """Runs in its own process: the real conversion."""
+def prepares(cache: Path, gguf: Path) -> None:
+    """Runs in its own process: the real conversion, killed with two files half written."""
     os.environ |= {"LORA_DROP_CACHE": str(cache), "LORA_DROP_WHEEL": str(gguf)}
 
     def dies(*_) -> None:
-        if half is not None:
-            path = cache / f"{door.NAME}.partial" / half
+        for name in ("model.safetensors", "tokenizer.json"):
+            path = cache / f"{door.NAME}.partial" / name
             os.truncate(path, path.stat().st_size // 2)
         die()
 
-    if place is not None:
-        setattr(door, place, dies)
+    door.find_tensors = dies
     door.ensure()
 
 
 @pytest.mark.timeout(900)
-def test_the_real_first_start_killed_at_four_places(tmp_path):
-    """One after the other into one cache. Then it is as one in peace."""
+def test_the_real_first_start_killed_as_it_writes(tmp_path, monkeypatch):
+    """Killed at other places, with a stub in place of the conversion: `test_bundled.py`."""
     good, folder = door.ensure(verify=True), tmp_path / door.NAME
-    for place, half in PLACES:
-        process = in_process(prepares, tmp_path, good / download.GGUF.name, place, half)
-        process.join()
-        assert process.exitcode == -signal.SIGKILL and not folder.exists()
-    again = in_process(prepares, tmp_path, good / download.GGUF.name)
-    again.join()
-    assert again.exitcode == 0 and door.is_ready(folder, verify=True)
+    process = in_process(prepares, tmp_path, good / download.GGUF.name)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and not folder.exists()
+    monkeypatch.setenv("LORA_DROP_CACHE", str(tmp_path))
+    monkeypatch.setenv("LORA_DROP_WHEEL", str(good / download.GGUF.name))
+    assert door.ensure() == folder and door.is_ready(folder, verify=True)
     one, other = (json.loads((place / door.MANIFEST).read_text()) for place in (good, folder))
     assert one["files"] == other["files"]

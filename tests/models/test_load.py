@@ -1,7 +1,5 @@
 """The one door to a model: folders, the Hub, fingerprints, and one clear line for every mistake."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

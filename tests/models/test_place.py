@@ -1,7 +1,5 @@
 """Where a model goes and in which number type."""
 
-from __future__ import annotations
-
 import warnings
 
 import pytest

@@ -1,7 +1,5 @@
 """The models menu's pool: what may be chosen, one model in memory at a time, and what goes wrong."""
 
-from __future__ import annotations
-
 import gc
 import threading
 import weakref

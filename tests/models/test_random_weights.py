@@ -1,7 +1,5 @@
 """The random models: their shapes, and the same weights each time."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from transformers import LlamaConfig

@@ -1,7 +1,5 @@
 """Prompts through the chat template; what is typed stays text."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

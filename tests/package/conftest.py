@@ -1,7 +1,5 @@
 """One wheel for all tests of this folder, and venvs with it."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """`doctor` and `--version`: what is there, what is slow and what to do, nothing private, and with old packages too."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,12 +1,15 @@
-"""Every command that a text tells a reader to type, run as printed: the wheel alone in a venv, no GPU, small files.
+"""Every command that a text tells a reader to type, run as printed, without a GPU and on small files.
 
-Those that cannot run here are listed below by reason; those that take minutes are stopped once their work has begun.
+README's commands, and those that need a shell, run in a venv with the wheel alone. Other commands of this program, and
+blocks of Python, run in this process: a new one imports torch for 3 to 10 s. What README has too runs once, unless it
+writes a file. Those that cannot run here are listed below by reason; those that take minutes are stopped once their
+work has begun.
 """
 
-from __future__ import annotations
-
+import _thread
 import contextlib
 import importlib.util
+import io
 import itertools
 import json
 import os
@@ -17,6 +20,7 @@ import signal
 import subprocess
 import tempfile
 import termios
+import threading
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -24,6 +28,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from lora_drop.cli.main import main
 from lora_drop.errors import LoraDropError
 from lora_drop.models.bundled import NAME as BUNDLED
 from lora_drop.models.bundled import ensure
@@ -64,7 +69,7 @@ BEGINS = {
     r"python -m lora_drop train --(?!model)|ACCELERATE\S+ ": r"memory: |\d+ of \d+ texts",
     r"(python -m lora_drop|lora-drop) bench( |$)": r"warm-up|round|of \d",
     r"python -m lora_drop sweep ": r"[1-9]\d* of \d+ points",
-    r'S="python -m lora_drop sweep ': r"of \d+ points \|.*\| \d\d:\d\d left",
+    r'S="python -m lora_drop sweep ': r"of \d+ points.* \d\d:\d\d left",
     r"(python -m lora_drop|lora-drop) (presets|reproduce|compare)": r"\d of \d+ prompts",
     r"python -m lora_drop drop-order": r"\d+ \(KL",
     r"python -m lora_drop evaluate .*--free": r"[1-9]\d* answers",
@@ -174,8 +179,8 @@ def furnish(place: Path, page: str) -> None:
         *(("pairs", PAIR), ("held-out", PAIR), ("mine", INSTRUCTION), ("instructions", INSTRUCTION)),
         *(("self_generated", INSTRUCTION), ("categories", INSTRUCTION)),
     ):
-        (place / f"{name}.jsonl").write_text((json.dumps(record) + "\n") * (20 if name == "self_generated" else 1))
-    (place / "text.txt").write_text(f"{PAIR['answer']} The quick brown fox jumps over the lazy dog.\n\n" * 40)
+        (place / f"{name}.jsonl").write_text((json.dumps(record) + "\n") * (6 if name == "self_generated" else 1))
+    (place / "text.txt").write_text(f"{PAIR['answer']} The quick brown fox jumps over the lazy dog.\n\n" * 28)
     if page == "docs/deploy.md":
         shutil.copyfile(TRACE, place / "run.jsonl")
     if page == "Spaces.md":
@@ -268,19 +273,77 @@ def stop(process: subprocess.Popen) -> None:
         process.wait()
 
 
+class Watched(io.StringIO):
+    """What a command prints. With a sign it is a terminal, as progress is shown there; at the sign Control-C comes."""
+
+    sign = ""
+
+    def isatty(self) -> bool:
+        return bool(self.sign)
+
+    def write(self, text: str) -> int:
+        count = super().write(text)
+        if self.sign and re.search(self.sign, self.getvalue()):
+            self.sign = ""
+            threading.Timer(0.1, _thread.interrupt_main).start()  # not within a bar, which holds a lock
+        return count
+
+
+def plain(command: Command) -> str:
+    """A command without its comment."""
+    return re.sub(r"\s+# .*", "", command.text)
+
+
+README = {plain(command) for command in GATHERED if command.source == "README.md" and "--trace" not in command.text}
+
+
+def words_of(command: Command) -> list[str]:
+    """The words for `main`, with the shell's variables filled in; none where the command needs a shell or a venv."""
+    *variables, line = command.text.split("\n")
+    for name, value in (text.split("=", 1) for text in variables):
+        line = line.replace(f"${name}", value.strip('"'))
+    match = re.match(r"(?:python -m lora_drop|lora-drop) (?!page)", line)
+    return shlex.split(line[match.end() :], comments=True) if match and "|" not in line else []
+
+
+def runs_here(command: Command, sign: str) -> bool:
+    """Run a command or a block of Python in this process, to its end or to the sign; false if it needs its own."""
+    output = Watched()
+    output.sign = sign
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        if command.text.startswith("python - <<"):
+            exec("\n".join(command.text.splitlines()[1:-1]), {"__name__": "__main__"})
+        elif words := words_of(command):
+            assert main(words) == (130 if sign else 0) and not output.sign, f"{command}: {output.getvalue()[-2000:]}"
+        else:
+            return False
+    return True
+
+
 @pytest.mark.full
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", dict.fromkeys(command.source for command in GATHERED if "." in command.source))
-def test_as_printed(page, home, tmp_path):
+def test_as_printed(page, home, tmp_path, monkeypatch):
     place = tmp_path / "place"
     furnish(place, page)
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("webbrowser.open", lambda address: False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("COLUMNS", "100")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's is ignored
+    for name in home.keys() - {"PATH", "GRADIO_SERVER_PORT"}:
+        monkeypatch.setenv(name, home[name])
     for command in GATHERED:
         how = kind(command)
         if command.source != page or how == "name" or how in NOT_HERE:
             continue
-        if how == "run":
+        if page != "README.md" and plain(command) in README:
+            continue
+        sign = "" if how == "run" else how
+        has_run = page != "README.md" and runs_here(command, sign)
+        if not has_run and sign:
+            begins(command, place, home, sign)
+        elif not has_run:
             ends(command, place, home)
-        else:
-            begins(command, place, home, how)
-            if "--out" in command.text and "train" in command.text:
-                trained(place, command.text)
+        if sign and "--out" in command.text and "train" in command.text:
+            trained(place, command.text)

@@ -1,7 +1,5 @@
 """The checkout, installed as a developer does: `pip install -e .` and `uv sync` run its files where they lie."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Each environment variable is read in one place, and docs/environment.md has all of them."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import re

@@ -1,7 +1,5 @@
 """The oldest versions that requirements.txt allows: `make test-floors` makes a venv of them, and runs these in it."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

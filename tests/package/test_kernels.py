@@ -1,8 +1,6 @@
 """The libraries of the wheels, which zig compiles: each path that can run here, under an emulator too, is the local
 build's; the others are linked and export what they should; a wheel without a compiler uses its own."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

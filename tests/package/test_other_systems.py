@@ -1,12 +1,13 @@
 """The program where Python lacks what only Unix has, as on Windows: these calls are taken away before it starts."""
 
-from __future__ import annotations
-
+import json
 import os
 import subprocess
 import sys
 import types
 from pathlib import Path
+
+import pytest
 
 from lora_drop import paths
 from lora_drop.paths import CHECKOUT, bytes_on_disk, cache_dir
@@ -38,6 +39,12 @@ print(system.descriptors(2000), system.limits_programs(), system.is_mine(os.stat
 """
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a cache, in which the kernels are compiled once."""
+    return tmp_path_factory.mktemp("place")
+
+
 def run(code: str, *words: str, cwd: Path) -> str:
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "LORA_DROP_CACHE": str(cwd / "cache")}
     command = [sys.executable, "-c", code, *words]
@@ -46,16 +53,13 @@ def run(code: str, *words: str, cwd: Path) -> str:
     return done.stdout
 
 
-def test_a_run_writes_its_trace(tmp_path):
+def test_kernels_are_compiled_and_a_run_with_them_writes_its_trace(place):
+    assert run(KERNELS, cwd=place).startswith("built here")
     tiny = ("run", "--model", "random:tiny-llama", "--prompt", "hi", "--max-new-tokens", "4", "--json")
-    assert '"baseline"' in run(COMMAND, *tiny, "--trace", "run.jsonl", cwd=tmp_path)
-    assert (tmp_path / "run.jsonl").is_file()
-
-
-def test_kernels_are_compiled_and_loaded(tmp_path):
-    for _ in range(2):
-        assert run(KERNELS, cwd=tmp_path).startswith("built here")
-    assert len(list((tmp_path / "cache" / "native").iterdir())) == 1, "the second start loads the first one's"
+    assert '"baseline"' in run(COMMAND, *tiny, "--trace", "run.jsonl", cwd=place)
+    header = json.loads((place / "run.jsonl").read_text().splitlines()[0])
+    assert header["device"]["kernels"].startswith("built here")
+    assert len(list((place / "cache" / "native").iterdir())) == 1, "the second start loads the first one's"
 
 
 def test_a_generated_program_is_refused_in_one_line_whichever_way_is_asked_for(tmp_path):

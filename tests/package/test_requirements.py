@@ -1,7 +1,5 @@
 """The packages that this program asks for: pyproject.toml's for the wheel, requirements.txt's for a Space."""
 
-from __future__ import annotations
-
 import tomllib
 
 from huggingface_hub import metadata_load

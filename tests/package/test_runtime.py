@@ -16,11 +16,7 @@ from lora_drop.runtime import core_share
 
 @pytest.mark.parametrize(
     ("chosen", "expected"),
-    [
-        ({}, "passive"),
-        ({"OMP_WAIT_POLICY": "active"}, "active"),
-        ({"GOMP_SPINCOUNT": "1000"}, "None"),
-    ],
+    [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active"), ({"GOMP_SPINCOUNT": "1000"}, "None")],
 )
 def test_waiting(chosen, expected):
     env = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")} | chosen

@@ -1,7 +1,5 @@
 """The wheel, built as for a release and installed in an empty venv outside the checkout: it carries what it needs."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

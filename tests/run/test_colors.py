@@ -1,7 +1,5 @@
 """The palette: texts keep their contrast, and what touches stays apart for colour-blind readers too."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import re

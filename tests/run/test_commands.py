@@ -1,7 +1,5 @@
 """A run as a command and as Python: what was copied gives the same texts."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

@@ -1,7 +1,5 @@
 """Runs side by side: their differences, figures and curves, from traces made by hand."""
 
-from __future__ import annotations
-
 from lora_drop.run.report import compare
 from lora_drop.run.trace.records import BASELINE, LORA_DROP
 from lora_drop.run.trace.trace import Trace

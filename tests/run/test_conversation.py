@@ -1,7 +1,5 @@
 """System messages, thoughts and models without a chat template, from the request to the report."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

@@ -1,7 +1,5 @@
 """A step that fails in the middle of a run: one line, nothing left, and the next run is right."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 from pathlib import Path

@@ -4,8 +4,6 @@
 random with a fixed seed. A file is read, or refused in one line; what was read can be shown in every way there is.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import re

@@ -57,8 +57,8 @@ def test_greedy_generate_is_the_command_lines_run():
         named = isinstance(lora_drop_is, str) or lora_drop_is is None
         config = presets_of(loaded)[lora_drop_is or READABLE].config if named else lora_drop_is
         config = LoraDropConfig(**config) if isinstance(config, dict) else config
-        trace = gather(lora_drop.stream(loaded, "What is the capital of France?", config, max_new_tokens=40))
-        out = model.generate(ids, custom_generate=lora_drop.generate, lora_drop=lora_drop_is, max_new_tokens=40)
+        trace = gather(lora_drop.stream(loaded, "What is the capital of France?", config, max_new_tokens=20))
+        out = model.generate(ids, custom_generate=lora_drop.generate, lora_drop=lora_drop_is, max_new_tokens=20)
         assert out[0, ids.shape[1] :].tolist() == trace.token_ids(LORA_DROP)
     info, decoder = prepare(model)
     assert (info.id, decoder.name) == (loaded.id, loaded.decoder_name) and info.shape == loaded.shape

@@ -1,7 +1,5 @@
 """The verdict at one glance: figures and a line from the facts."""
 
-from __future__ import annotations
-
 import pytest
 
 from lora_drop.run.report.headline import headline, refuses

@@ -1,7 +1,5 @@
 """The token inspector's second reading: against transformers' own hidden states, the audits, and the records."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 

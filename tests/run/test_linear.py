@@ -1,7 +1,5 @@
 """Reading a trace, and all that is made of it, costs time linear in its bytes: files that were made to cost more."""
 
-from __future__ import annotations
-
 import time
 
 import pytest

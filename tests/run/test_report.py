@@ -1,7 +1,5 @@
 """The report of a run: figures of runs made by hand, to the last digit, and of real ones as the summary has them."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from types import SimpleNamespace
@@ -16,18 +14,7 @@ from lora_drop.run.report.verdict import verdict
 from lora_drop.run.summary import summarise
 from lora_drop.run.trace.records import BASELINE, LORA_DROP, THIRD, TOGETHER, JudgeRecord
 from lora_drop.run.wire import FIGURES, figures_line
-from tests.support.made import (
-    REPAIR,
-    SHAPE,
-    X,
-    audit,
-    gathered,
-    header,
-    rejecting,
-    step,
-    steps,
-    summary,
-)
+from tests.support.made import REPAIR, SHAPE, X, audit, gathered, header, rejecting, step, steps, summary
 
 TIMES = {"p": 20.0, "l": 4.0, "r": 12.0}
 

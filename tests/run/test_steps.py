@@ -1,7 +1,5 @@
 """What a trace says of single steps, of runs made by hand."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

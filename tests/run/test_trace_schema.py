@@ -1,7 +1,5 @@
 """The trace's JSON Schema: the records of a run and of the traces that must read fit it, and broken ones do not."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The verdict: the facts of real runs of every kind, counted again by other code, and a sentence for each kind."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from itertools import cycle

@@ -1,7 +1,5 @@
 """A GPU is warmed up before anyone waits for it; afterwards a public server compiles nothing more."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 

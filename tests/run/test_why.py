@@ -1,7 +1,5 @@
 """The line under each chart and the parts of the time, of runs made by hand."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

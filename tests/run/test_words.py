@@ -4,14 +4,7 @@ import dataclasses
 
 import pytest
 
-from lora_drop.run.report.speed import (
-    GAIN,
-    SLOWER,
-    at_the_same_time,
-    paired,
-    speed_of,
-    speedup_words,
-)
+from lora_drop.run.report.speed import GAIN, SLOWER, at_the_same_time, paired, speed_of, speedup_words
 from lora_drop.run.report.words import loop_words, rule_words, setting_words
 from lora_drop.run.trace.records import Header, Summary
 from lora_drop.run.wire import page_values

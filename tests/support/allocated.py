@@ -1,7 +1,5 @@
 """How many bytes of tensors some work has at once: each storage is counted from the operation that made it on."""
 
-from __future__ import annotations
-
 import weakref
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The page's functions, called without a page."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Every command on a tiny model with little to do, in a folder that holds what it reads."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The commands that texts tell a reader to type: of README, docs, cards, `--help` and error hints."""
 
-from __future__ import annotations
-
 import argparse
 import ast
 import re

@@ -1,7 +1,5 @@
 """The elements of an HTML page, as a browser's parser takes it."""
 
-from __future__ import annotations
-
 from html.parser import HTMLParser
 
 

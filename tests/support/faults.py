@@ -1,7 +1,5 @@
 """Faults put into a run at a chosen place, and what must be left after one: nothing."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import gc

@@ -4,8 +4,6 @@
 twenty times as many, new ones at each call, and ends with the number of inputs tried.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -3,8 +3,6 @@
 A test of behaviour compares facts and kinds. What a reader sees, sentence by sentence, is compared here only.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """LoRA-Drop with prompt lookup written down a second time, over `naive`: a text token by token, without the engine."""
 
-from __future__ import annotations
-
 import itertools
 import math
 
@@ -119,6 +117,5 @@ def hybrid(
 
 def naive_rows(naive: Naive, text: list[int], last: int) -> list[Tensor]:
     """The full model's logits (V,) after each token beyond position `last`, in a pass that repairs."""
-    for i in range(len(naive.inputs)):
-        naive.inputs[i] = [entry for entry in naive.inputs[i] if entry[0] <= last]
+    naive.forget(last)
     return [naive.read(text[position], position, lora=False) for position in range(last + 1, len(text))]

@@ -3,8 +3,6 @@
 Imports in functions, under TYPE_CHECKING, and the text that `import_module` or `__import__` is given count too.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass

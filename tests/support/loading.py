@@ -1,7 +1,5 @@
 """What the door to the models says of a mistake."""
 
-from __future__ import annotations
-
 import pytest
 
 from lora_drop.errors import LoraDropError

@@ -1,7 +1,5 @@
 """Runs made by hand, of a model of four layers: every figure of their reports can be computed on paper."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -1,16 +1,16 @@
-"""LoRA-Drop written down a second time, as plainly as the formulas: no cache, no batching, token by token.
+"""LoRA-Drop written down a second time, as plainly as the formulas: no batching, token by token.
 
-For each layer it keeps the inputs of the tokens whose keys exist, and recomputes all keys and values from them at
-every step; a repair reads the tokens since the last refresh again, one by one. The decoder is compared with this.
+Each layer has a list of the tokens whose keys exist: position, key and value. A repair reads the tokens since the last
+refresh again, one by one. The decoder is compared with this.
 """
-
-from __future__ import annotations
 
 import math
 
 import torch
 from torch import Tensor
 from torch.nn.functional import silu
+
+Entry = tuple[int, Tensor, Tensor]  # position, key and value (n_kv, hs)
 
 
 def rotate(x: Tensor, position: int, rotary) -> Tensor:
@@ -27,24 +27,18 @@ def heads(x: Tensor, size: int, norm=None) -> Tensor:
     return norm(x) if norm is not None else x
 
 
-def projections(layer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of a layer's input (D,), before their rotation."""
+def projections(layer, rotary, x: Tensor, position: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of a layer's input (D,), the first two rotated."""
     attention, x = layer.self_attn, layer.input_layernorm(x)
     q, k, v = (proj(x) for proj in (attention.q_proj, attention.k_proj, attention.v_proj))
     size = attention.head_dim
     q, k = heads(q, size, getattr(attention, "q_norm", None)), heads(k, size, getattr(attention, "k_norm", None))
-    return q, k, heads(v, size)
+    return rotate(q, position, rotary), rotate(k, position, rotary), heads(v, size)
 
 
-def attend(layer, rotary, h: Tensor, position: int, inputs: list[tuple[int, Tensor]]) -> Tensor:
-    """Attention output (D,) of one token over those in `inputs` (itself included)."""
-    q = rotate(projections(layer, h)[0], position, rotary)
-    keys, values = [], []
-    for where, x in inputs:
-        _, key, value = projections(layer, x)
-        keys.append(rotate(key, where, rotary))
-        values.append(value)
-    k, v = torch.stack(keys, 1), torch.stack(values, 1)  # (n_kv, T, hs)
+def attend(layer, q: Tensor, entries: list[Entry]) -> Tensor:
+    """Attention output (D,) of a token's queries (n, hs) over the tokens of a layer, itself included."""
+    k, v = (torch.stack([entry[at] for entry in entries], 1) for at in (1, 2))  # (n_kv, T, hs)
     share = q.shape[0] // k.shape[0]
     out = []
     for head in range(q.shape[0]):
@@ -81,11 +75,11 @@ def head_logits(model, h: Tensor, screen=None) -> Tensor:
 
 
 class Naive:
-    """A text that is read token by token: the inputs of each layer whose keys exist, and what the rules reuse."""
+    """A text that is read token by token: the keys and values of each layer, and what the rules reuse."""
 
     def __init__(self, model, schedule, bank):
         self.model, self.schedule, self.bank = model, schedule, bank
-        self.inputs: list[list[tuple[int, Tensor]]] = [[] for _ in model.model.layers]
+        self.entries: list[list[Entry]] = [[] for _ in model.model.layers]
         self.previous: dict[int, Tensor] = {}  # h[t-1][i+1] (or u)
         self.anchor_in: dict[int, Tensor] = {}
         self.anchor_out: dict[int, Tensor] = {}
@@ -96,12 +90,13 @@ class Naive:
         h = body.embed_tokens.weight[token]
         for i, layer in enumerate(body.layers):
             dropped = i in schedule.dropped
+            q, k, v = projections(layer, body.rotary_emb, h, position)
             if not (lora and dropped) or (schedule.kv == "write" and not schedule.repairs):
-                self.inputs[i].append((position, h))
+                self.entries[i].append((position, k, v))
             if lora and dropped:
                 u = self.skip(i, h)
             else:
-                u = h + attend(layer, body.rotary_emb, h, position, self.inputs[i])
+                u = h + attend(layer, q, self.entries[i])
                 if schedule.part == "block" or not dropped:
                     u = u + feed(layer, u)
                 self.anchor_in[i], self.anchor_out[i] = h, u
@@ -123,13 +118,16 @@ class Naive:
 
     def repair(self, tokens: list[int], last: int) -> Tensor:
         """Read all after position `last` again, in full; logits (V,) after the last of the tokens."""
-        for i in range(len(self.inputs)):
-            self.inputs[i] = [one for one in self.inputs[i] if one[0] <= last]
+        self.forget(last)
         for position in range(last + 1, len(tokens)):
             logits = self.read(tokens[position], position, lora=False)
         for i in self.schedule.dropped if self.schedule.kv == "skip" else ():
-            self.inputs[i] = [one for one in self.inputs[i] if one[0] <= last or one[0] == len(tokens) - 1]
+            self.entries[i] = [entry for entry in self.entries[i] if entry[0] <= last or entry[0] == len(tokens) - 1]
         return logits
+
+    def forget(self, last: int) -> None:
+        """Forget the keys and values after position `last`."""
+        self.entries = [[entry for entry in layer if entry[0] <= last] for layer in self.entries]
 
 
 @torch.no_grad()

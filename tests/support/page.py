@@ -1,7 +1,5 @@
 """What the tests in a browser do on the page: set, press, wait, read."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from pathlib import Path

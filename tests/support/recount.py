@@ -1,7 +1,5 @@
 """A few facts of a verdict, counted again by plain code from the lines of a trace's file."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from statistics import fmean

@@ -1,7 +1,5 @@
 """Runs that tests look at, of a model and of none."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any

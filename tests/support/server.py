@@ -1,7 +1,5 @@
 """A real page in this process, on a port of its own, whose runs are recorded and can be replaced."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import threading

@@ -1,7 +1,5 @@
 """A Hub on this machine, as far as huggingface_hub asks it: repositories, commits, LFS, files with their ETags."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

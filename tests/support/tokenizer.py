@@ -1,7 +1,5 @@
 """A tiny tokenizer of each kind that models come with."""
 
-from __future__ import annotations
-
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast

@@ -1,7 +1,5 @@
 """The bundled model on a wheel of a few kB, with a stub in place of the conversion."""
 
-from __future__ import annotations
-
 import hashlib
 import multiprocessing
 import os

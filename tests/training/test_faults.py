@@ -1,7 +1,5 @@
 """Training on a full disk and with losses that are no numbers: the last checkpoint stays whole."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """A checkpoint that someone else wrote: numbers are read from it, nothing else."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

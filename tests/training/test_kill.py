@@ -1,7 +1,5 @@
 """Trainings killed by SIGKILL go on to the very same adapters."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import pkgutil

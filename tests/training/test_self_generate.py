@@ -190,8 +190,7 @@ def test_a_path_that_cannot_be_written_is_reported_before_the_first_reply(tiny, 
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("seed", 4), ("temperature", 0.7), ("top_p", 1.0), ("max_new_tokens", 13), ("batch_size", 5)],
+    ("name", "value"), [("seed", 4), ("temperature", 0.7), ("top_p", 1.0), ("max_new_tokens", 13), ("batch_size", 5)]
 )
 def test_a_file_of_other_settings_does_not_go_on(tiny, whole, name, value):
     before = whole.read_bytes()

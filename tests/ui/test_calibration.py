@@ -1,7 +1,5 @@
 """The page calibrates the machine while nobody runs, and a visitor never waits for more than a step of it."""
 
-from __future__ import annotations
-
 import threading
 import time
 from contextlib import ExitStack

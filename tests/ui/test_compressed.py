@@ -1,7 +1,5 @@
 """What the server sends compressed, and that a stream's records still come one by one."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import threading

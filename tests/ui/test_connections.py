@@ -1,7 +1,5 @@
 """More connections than descriptors: refused with a sentence, and the server recovers. A process of its own."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os

@@ -1,7 +1,5 @@
 """A fault under the page and under its API: the visitor reads one line, the next run is right."""
 
-from __future__ import annotations
-
 import gc
 import json
 import math

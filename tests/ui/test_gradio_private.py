@@ -1,7 +1,5 @@
 """What ui/serve/gradio_private.py changes inside of Gradio does what is said of it."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the API and the page's functions are given is whatever a visitor can send: an answer, or one line."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import itertools

@@ -1,7 +1,5 @@
 """The running app against requests for files, uploads and bodies that no page would send."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import logging

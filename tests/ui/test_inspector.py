@@ -1,7 +1,5 @@
 """The inspector on the server: after all runs, bounded, and one clear line where it cannot look."""
 
-from __future__ import annotations
-
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """The light pool's turns, at the moment when the wait is over."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from contextlib import AsyncExitStack

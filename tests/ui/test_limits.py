@@ -1,7 +1,5 @@
 """The operator's limits: read from the environment, kept by the page and the API, and named where they are met."""
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import json
@@ -81,10 +79,7 @@ def test_a_limit_that_is_none_stops_the_start_with_one_line(monkeypatch, tiny, n
 
 def test_tokens_and_prompts_over_the_limit_are_refused_in_words(tiny):
     calls = Callbacks(ModelPool(tiny), Limits(tokens=10, prompt=20))
-    for prompt, tokens, words in (
-        ("Why?", 11, "at most 10 new tokens"),
-        ("x" * 21, 5, "at most 20 characters"),
-    ):
+    for prompt, tokens, words in (("Why?", 11, "at most 10 new tokens"), ("x" * 21, 5, "at most 20 characters")):
         [(_, status, _)] = pressed(calls, prompt, tokens)
         assert status["kind"] == "error" and words in status["text"]
         with pytest.raises(gr.Error, match=words):

@@ -1,7 +1,5 @@
 """What the models menu says of models that were never fetched."""
 
-from __future__ import annotations
-
 import pytest
 
 from lora_drop.models.pool import PRESET_MODELS, ModelPool

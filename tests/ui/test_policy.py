@@ -1,7 +1,5 @@
 """Public or private, whose request it is, which names the page answers to; whose run is next."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 
 import pytest

@@ -1,7 +1,5 @@
 """The API as programs see it: `view_api` of gradio_client, and an MCP client."""
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import json

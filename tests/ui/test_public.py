@@ -3,8 +3,6 @@
 What each did before there was anything against it stands in its docstring.
 """
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 import json

@@ -1,7 +1,5 @@
 """Strangers' traces are read in a process of their own: its limits, its answers, and one line where it ends early."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The Safe zone tab without a browser: which sweep is shown, what is measured, and how a sweep ends."""
 
-from __future__ import annotations
-
 import json
 from types import SimpleNamespace
 

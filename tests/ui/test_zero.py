@@ -1,8 +1,6 @@
 """ZeroGPU, with a stand-in that keeps the rules of the `spaces` package: a forked worker that is used again, arguments
 and yields pickled, no CUDA and no weights in the server's process, the time declared beforehand and counted."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import multiprocessing
