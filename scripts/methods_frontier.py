@@ -19,10 +19,10 @@ from typing import Any
 from lora_drop.cli.main import main as lora_drop
 from lora_drop.cli.output import spread
 from lora_drop.evaluation.measure.pairs import read_prompt_set
-from lora_drop.evaluation.measure.protocol import OFF, REPEATS
+from lora_drop.evaluation.measure.protocol import OFF
 from lora_drop.method.methods import HYBRIDS
 from lora_drop.method.presets import PRESETS
-from lora_drop.method.quality import READS_WELL_LOSS
+from lora_drop.method.quality import READS_WELL_LOSS, REPETITION
 from lora_drop.paths import CHECKOUT, SHIPPED_METHODS
 from lora_drop.run.exports.figures.methods import PICTURE
 from lora_drop.run.results.compared import is_lossless, label_of, reported, winner_words
@@ -71,7 +71,7 @@ def table(content: dict[str, Any]) -> Iterator[str]:
     is_split = any("by_repeats" in row for row in rows.values())
     yield (
         "| | what is skipped | regret/worst | speed (95% interval)/bound |"
-        + (f" by repeats: {'/'.join(REPEATS)} |" if is_split else "")
+        + (f" by repeats: {'/'.join(REPETITION)} |" if is_split else "")
         + " KV saved |"
     )
     yield "|---|---|---|---|---|" + "---|" * is_split
@@ -84,7 +84,7 @@ def table(content: dict[str, Any]) -> Iterator[str]:
         what = f"as `{HYBRIDS[plain]}`, with prompt lookup" if plain in HYBRIDS else "no layer"
         cells = [label, WHAT.get(name, what), f"{row['regret']:.2f}{worst}", speed]
         if is_split:
-            parts = (row["by_repeats"].get(part, {}).get("speedup") for part in REPEATS)
+            parts = (row["by_repeats"].get(part, {}).get("speedup") for part in REPETITION)
             cells.append("/".join("–" if value is None else f"{value:.2f}" for value in parts))
         yield f"| {' | '.join(cells)} | {row['kv_saved']:.0%} |"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -23,6 +24,9 @@ CRITERION = (
     "Reads badly: more, or the text ends in a loop."
 )
 DIGITS = 2  # decimals of a loss in words
+
+# Groups of answers by their share of repeated 4-grams, and what it is below: look-up, and drafts, gain more in loops.
+REPETITION = {"under 5%": 0.05, "5 to 50%": 0.5, "50% and more": math.inf}
 
 # A token of a greedy answer is absurd if the full model gives it less than e^-5 (1 in 150) of its favourite's
 # probability. The worst token in six of its own samples, at temperature 0.7 and top-p 0.95, has e^-4.4.
@@ -74,6 +78,11 @@ def repeats_at(token_ids: Sequence[int], end: int) -> bool:
     """True if the 2-gram that ends before index `end` occurred earlier in the text."""
     gram = token_ids[max(0, end - REPEAT) : end]
     return any(token_ids[i : i + REPEAT] == gram for i in range(end - REPEAT))
+
+
+def repetition(share: float) -> str:
+    """The group of an answer with this share of repeated 4-grams."""
+    return next(name for name, limit in REPETITION.items() if share < limit)
 
 
 def repeated_share(token_ids: Sequence[int]) -> float:

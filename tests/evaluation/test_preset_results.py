@@ -193,7 +193,7 @@ def test_what_a_run_may_say_of_an_idle_machine_was_measured_on_this_one(tiny, sh
     assert preset_figures(tiny, config) is None
 
 
-def test_a_run_may_say_how_many_guesses_were_accepted_without_corrections(tiny, shelf):
+def test_a_run_may_say_how_many_guesses_were_accepted_without_corrections_and_in_its_kind(tiny, shelf):
     content = made_up(tiny.revision)
     row = next(row for row in content["rows"] if row["preset"] == "balanced")
 
@@ -204,6 +204,8 @@ def test_a_run_may_say_how_many_guesses_were_accepted_without_corrections(tiny, 
 
     assert gain() == {"preset": "balanced", "accepted_without": 0.64}
     assert gain(accepted=None) is None is gain(adapters_fingerprint="f" * 16)
+    row["by_repeats"] = {"under 5%": {"accepted": 0.9, "speedup": 1.1}, "50% and more": {"accepted": None}}
+    assert gain(accepted=None) == {"preset": "balanced", "accepted_by_repeats": {"under 5%": 0.9}}
     lay_presets(shelf, made_up("another"), tiny.revision)
     assert preset_figures(tiny, PRESETS["balanced"].config) is None
 

@@ -13,6 +13,7 @@ from lora_drop.evaluation.presets import measure_presets
 from lora_drop.evaluation.rivals import compare_methods
 from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.presets import PRESETS
+from lora_drop.method.quality import REPETITION
 from lora_drop.run.request import lane_plan
 
 PROMPTS = PromptSet(("a b a b", "c d", "e f g"), ("chat", "code", "chat"), {"file": "x", "sha256": "0", "prompts": 3})
@@ -53,7 +54,7 @@ def test_rows_are_split_by_kind_and_by_what_the_full_model_repeats(tiny, lanes, 
     for row in rows.values():
         assert {kind: part["prompts"] for kind, part in row["by_kind"].items()} == {"chat": 2, "code": 1}
         assert sum(part["prompts"] for part in row["by_repeats"].values()) == 3 == row["texts"]
-        assert row["by_repeats"].keys() <= protocol.REPEATS.keys()
+        assert row["by_repeats"].keys() <= REPETITION.keys()
         assert row["speedup_low"] <= row["speedup"] <= row["speedup_high"]
     assert rows["full"]["same_texts"] == 3 and rows["full"]["regret"] == 0 < rows["skip"]["regret"]
 

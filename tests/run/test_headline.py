@@ -9,7 +9,7 @@ from tests.support.golden import check_golden
 GUESSES = {"accept": 0.15, "accepted": 0.953, "accepted_without": 0.64}
 CASES = {
     "plain": ("compared", {}),
-    "guesses": ("compared", GUESSES),
+    "guesses": ("compared", GUESSES | {"accepted_in_its_kind": ("under 5%", 0.874)}),
     "guesses, nothing to compare with": ("compared", GUESSES | {"accepted_without": None}),
     "above the bound": ("compared", {"speedup": 1.7, "by_chance": True, "preset_figures": QUIET}),
     "noisy": ("compared", {"speed": "noisy"}),

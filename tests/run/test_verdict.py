@@ -258,6 +258,7 @@ FACTS = {
     "no_kernels": None,
     "accepted": None,
     "accepted_without": None,
+    "accepted_in_its_kind": None,
     "refuses": False,
 }
 SAME = {"words": FACTS["words"] | {"first": None, "differ": 0}}

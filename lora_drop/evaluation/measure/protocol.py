@@ -21,7 +21,7 @@ from lora_drop.evaluation.measure.metrics import read_target, regrets
 from lora_drop.evaluation.measure.pairs import PromptSet
 from lora_drop.evaluation.measure.texts import ANSWER_TOKENS, without_end
 from lora_drop.method.interval import ratio_interval
-from lora_drop.method.quality import repeated_share
+from lora_drop.method.quality import REPETITION, repeated_share, repetition
 from lora_drop.models.load import LoadedModel
 from lora_drop.models.tokens import encode_prompt
 from lora_drop.run.report.report import Report
@@ -34,7 +34,6 @@ COUNTS = "speeds.jsonl"  # counts and times by method and prompt, while a measur
 WARM_UP_TOKENS = 9
 OFF = 0.1  # a row whose full model ran so much faster or slower than the others' cannot be compared with them
 TRIES = 3
-REPEATS = {"under 5%": 0.05, "5 to 50%": 0.5, "50% and more": float("inf")}  # names of groups, and what they are below
 
 
 class _Counts(Shape):
@@ -163,10 +162,10 @@ def figures(counts: Sequence[Row], kinds: Sequence[str]) -> Row:
     )
     losses = [(row["regret"][0], row["regret"][1]) for row in counts]
     low, high = ratio_interval(losses) or (None, None)
-    by_repeats: dict[str, list[Row]] = {name: [] for name in REPEATS}
+    by_repeats: dict[str, list[Row]] = {name: [] for name in REPETITION}
     by_kind: dict[str, list[Row]] = {kind: [] for kind in kinds if kind}
     for row, kind in zip(counts, kinds, strict=True):
-        by_repeats[next(name for name, limit in REPEATS.items() if row["repeats"] < limit)].append(row)
+        by_repeats[repetition(row["repeats"])].append(row)
         if kind:
             by_kind[kind].append(row)
     return {

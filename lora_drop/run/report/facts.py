@@ -105,6 +105,7 @@ class Facts(TextFacts, SpeedFacts):
         skipped_share: `LaneReport.skipped_share`.
         accepted: share of the drafts that the full model accepted.
         accepted_without: the same without corrections.
+        accepted_in_its_kind: their group and this share, measured in answers that repeat themselves as much.
         baseline_collapsed_word: where the loop of the full model's text begins.
     """
 
@@ -119,6 +120,7 @@ class Facts(TextFacts, SpeedFacts):
     skipped_share: float | None
     accepted: float | None
     accepted_without: float | None
+    accepted_in_its_kind: tuple[str, float] | None
     baseline_collapsed_word: int | None
     third: ThirdFacts | None
 

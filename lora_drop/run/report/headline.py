@@ -104,6 +104,9 @@ def _guesses(facts: Facts) -> Figure | None:
         without = facts.accepted_without
         label = "guesses accepted" + ("" if without is None else f"; {_of_100(without)} without corrections")
         detail = "A guess is a token of a LoRA step. The full model checks each one and rejects the unlikely."
+        if facts.accepted_in_its_kind:
+            group, usual = facts.accepted_in_its_kind
+            detail += f" In measured answers that repeat as much ({group} of their 4-grams): {_of_100(usual)} of 100."
         return _figure("accepted", f"{_of_100(accepted)} of 100", label, detail)
     if share is None or facts.nothing in ("period", "layers"):
         return None

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Literal
 
-from lora_drop.method.quality import ABSURD, WORDS, loss_words, reads, repeated_share
+from lora_drop.method.quality import ABSURD, WORDS, loss_words, reads, repeated_share, repetition
 from lora_drop.run.report.align import align, word_at
 from lora_drop.run.report.facts import Facts, Kind, SpeedFacts, TextFacts, ThirdFacts, memory_words, notes
 from lora_drop.run.report.headline import headline, is_timed, refuses, untimed_words
@@ -78,6 +78,7 @@ def facts_of(report: Report) -> Facts:
         skipped_share=lane.skipped_share,
         accepted=lane.acceptance,
         accepted_without=_accepted_without(report, third),
+        accepted_in_its_kind=_accepted_in_its_kind(report),
         baseline_collapsed_word=_loop_word(report, BASELINE) if report.has_baseline else None,
         third=third,
     )
@@ -115,6 +116,15 @@ def _accepted_without(report: Report, third: ThirdFacts | None) -> float | None:
         return report.lanes[THIRD].acceptance
     figures = report.trace.header.preset_figures
     return figures.get("accepted_without") if figures else None
+
+
+def _accepted_in_its_kind(report: Report) -> tuple[str, float] | None:
+    """The group of answers that repeat themselves as much as this run's, and the share accepted as measured there."""
+    if (figures := report.trace.header.preset_figures) is None:
+        return None
+    group = repetition(repeated_share(report.lanes[report.main].text_ids(_ended(report, report.main))))
+    accepted = figures.get("accepted_by_repeats", {}).get(group)
+    return None if accepted is None else (group, accepted)
 
 
 def _stopped_by(report: Report) -> Literal["stopped", "cut"] | None:

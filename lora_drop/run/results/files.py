@@ -59,6 +59,10 @@ SWEEP = Kind(
 _Name = Annotated[str, Field(max_length=80)]
 
 
+class _Drafts(Shape):  # of a group of answers
+    accepted: Number | None
+
+
 class _Preset(Shape):
     note: Annotated[str, Field(max_length=300)]
     config: dict[str, Any]
@@ -85,6 +89,7 @@ PRESETS_FILE = Kind(
                 kv_saved=Number | None,
                 accepted=MISSING,
                 baseline_tokens_per_second=MISSING,
+                by_repeats=(dict[str, _Drafts], {}),
                 # An old row without adapters has no free text.
                 **dict.fromkeys(
                     (*REPEATS, "own_all_steps_kl", "free_regret", "free_texts", "free_collapsed"), MISSING

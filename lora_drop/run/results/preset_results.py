@@ -127,8 +127,8 @@ def preset_figures(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> P
     """What was measured of a setting that is a preset; None of other settings, and if nothing was.
 
     `preset`; `speedup`, `device`, and `head_speedup` of the full model with the screened head, as far as they were
-    calibrated on this machine; and `accepted_without`, the share of its drafts that are accepted without corrections,
-    if the presets file has it for this model and these adapters.
+    calibrated on this machine; and, if the presets file has them for this model and these adapters, the shares of its
+    drafts that are accepted: `accepted_without` corrections, and with them by how much an answer repeats itself.
     """
 
     def resolved(settings: LoraDropConfig) -> Any:
@@ -153,6 +153,9 @@ def preset_figures(loaded: LoadedModel | ModelInfo, config: LoraDropConfig) -> P
             gains["device"] = describe_device(loaded.device)["name"]
     if (accepted := measured.bare.get(name, {}).get("accepted")) is not None:
         gains["accepted_without"] = accepted
+    groups = measured.rows.get(name, {}).get("by_repeats", {})
+    if shares := {group: row["accepted"] for group, row in groups.items() if row["accepted"] is not None}:
+        gains["accepted_by_repeats"] = shares
     return gains if len(gains) > 1 else None
 
 

@@ -159,13 +159,14 @@ class DeviceHeader(TypedDict):
 class PresetFigures(TypedDict):
     """What was measured of a preset before the run: its speedup when this machine was quiet, that of the full model
     with the screened head alone, and the machine's name; and the share of its drafts that the full model accepts
-    without corrections."""
+    without corrections, and with them in answers of each group of `REPETITION`."""
 
     preset: Text
     speedup: NotRequired[Number]
     head_speedup: NotRequired[Number]
     device: NotRequired[Text]
     accepted_without: NotRequired[Number]
+    accepted_by_repeats: NotRequired[dict[Text, Number]]
 
 
 @with_config(MORE)
