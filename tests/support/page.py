@@ -48,7 +48,11 @@ def open_advanced(page: Page) -> None:
 
 
 def prepare(page: Page, tokens: int, period: int = 4, layers: tuple[int, int] = (1, 4), ratio: float = 1) -> None:
-    """Settings that drop something on the model, and an end that the model does not choose."""
+    """Settings that drop something on the model, and an end that the model does not choose.
+
+    They begin with the preset whose tokens all stand, and whose skipped layers save K/V.
+    """
+    page.check("#ld-preset input[value=paper]")
     open_advanced(page)
     set_number(page, "ld-max-new-tokens", tokens)
     set_number(page, "ld-period", period)
