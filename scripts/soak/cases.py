@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_drop.errors import LoraDropError
-from lora_drop.method.config import default_range
-from lora_drop.method.fields import SCHEDULE
+from lora_drop.method.fields import RUN, SCHEDULE
 from lora_drop.method.presets import config_from
-from lora_drop.method.settings import settings_of
+from lora_drop.method.settings import BY_NAME, settings_of
 from lora_drop.models.load import LoadedModel
 from lora_drop.run.request import Request
 from lora_drop.run.results.bank_presets import presets_of
@@ -19,6 +18,7 @@ from lora_drop.run.run import run
 from lora_drop.run.trace.records import StepRecord, write_line
 from lora_drop.run.trace.trace import Trace, parse_trace
 from lora_drop.run.wire import wire_line
+from lora_drop.ui.controls import control_value, control_values, element_id
 
 FIELDS = [f.name for f in dataclasses.fields(StepRecord) if f.name not in ("lane", "ms", "outside", "type")]
 PROMPTS = ("Hello", "Explain why the sky is blue.", "Déjà vu 日本語 🙂 <b>&amp;</b>", "one two three " * 12)
@@ -160,30 +160,12 @@ def make_case(loaded: LoadedModel, name: str, options: dict[str, Any]) -> Case:
     config = config_from({key: options.get(key) for key in OPTIONS}, presets_of(loaded, options.get("adapters")))
     rest = {key: value for key, value in options.items() if key not in (*OPTIONS, "model")}
     request = Request(config=config, **rest)
-    layers = list(config.layers or default_range(loaded.num_layers))
-    page = {
-        "ld-compare": request.compare or "",
-        "ld-prompt": request.prompt,
-        "ld-period": config.period,
-        "ld-layers": layers,
-        "ld-drop-ratio": config.drop_ratio,
-        "ld-drop-layers": options.get("drop_layers", ""),
-        "ld-reuse": config.reuse,
-        "ld-part": config.part,
-        "ld-kv": config.kv,
-        "ld-refresh-entropy": "" if config.refresh_entropy is None else str(config.refresh_entropy),
-        "ld-adapters": config.adapters,
-        "ld-max-new-tokens": request.max_new_tokens,
-        "ld-temperature": request.temperature,
-        "ld-top-p": request.top_p,
-        "ld-seed": request.seed,
-        "ld-view": request.view,
-        "ld-audit": request.audit,
-        "ld-ignore-eos": request.ignore_eos,
-        "ld-model": loaded.id,
-    }
+    values = control_values(config, loaded.num_layers)
+    values |= {setting.name: control_value(setting, getattr(request, setting.name)) for setting in settings_of(RUN)}
+    page = {element_id(BY_NAME[name]): value for name, value in values.items()}
+    page |= {"ld-model": loaded.id, "ld-prompt": request.prompt, "ld-compare": request.compare or ""}
     records = list(run(loaded, request))
-    seen = run(loaded, dataclasses.replace(request, config=config.replace(layers=tuple(layers))))
+    seen = run(loaded, dataclasses.replace(request, config=config.replace(layers=tuple(values["layers"]))))
     page_records = [next(seen), *records[1:]]
     seen.close()
     answer, page_answer = (read_trace("".join(map(write_line, each))) for each in (records, page_records))
