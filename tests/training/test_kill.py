@@ -12,7 +12,7 @@ from tests.support.workshop import die
 
 pytestmark = pytest.mark.full
 
-# Eight batches, a checkpoint after every second one.
+# Eight batches, a checkpoint before the first and after every second one.
 OPTIONS = ["--model", "random:tiny-llama", "--dtype", "float32", "--device", "cpu", "--length", "32", "--rank", "4"]
 OPTIONS += ["--batch-size", "2", "--max-tokens", "512", "--fit-batches", "2", "--checkpoint-every", "2", "--json"]
 # Where a training dies: in a function, at which of its calls, and of which path where others are handled too. A
@@ -89,10 +89,10 @@ def killed(server, *args) -> None:
 @pytest.mark.parametrize(
     ("place", "at", "left"),
     [
-        ("adapter", 2, {"checkpoint", "checkpoint.partial"}),
-        ("state", 2, {"checkpoint", "checkpoint.partial"}),
-        ("new name", 2, {"checkpoint.old", "checkpoint.partial"}),
-        ("old one", 1, {"checkpoint", "checkpoint.old"}),
+        ("adapter", 3, {"checkpoint", "checkpoint.partial"}),
+        ("state", 3, {"checkpoint", "checkpoint.partial"}),
+        ("new name", 3, {"checkpoint.old", "checkpoint.partial"}),
+        ("old one", 2, {"checkpoint", "checkpoint.old"}),
         ("batch", 4, {"checkpoint"}),
     ],
 )
@@ -104,7 +104,7 @@ def test_a_killed_training_goes_on_to_the_very_same_adapters(server, text, whole
     assert "holds a checkpoint: go on with --resume" in capsys.readouterr().err
     assert trains(text, out, "--resume") == 0
     assert adapter(out) == whole
-    assert {path.name for path in out.iterdir()} == {"checkpoint", "train_log.jsonl", "loss.svg"}
+    assert {path.name for path in out.iterdir()} == {"checkpoint", "train_log.jsonl", "loss.svg", "presets.json"}
 
 
 def test_a_second_kill_at_the_same_place_loses_nothing(server, text, whole, tmp_path):
