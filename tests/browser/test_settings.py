@@ -11,14 +11,14 @@ from lora_drop.method.config import LoraDropConfig
 from lora_drop.method.cost import Corrections, ModelShape, accepted_share, kv_bytes, kv_saved, speed_bound
 from lora_drop.method.schedule import Schedule, dropped_layers
 from lora_drop.run.request import prompt_ids_of
-from tests.support.page import open_advanced, requests_of, set_number, set_range, set_text, wait_still
+from tests.support.page import open_advanced, requests_of, set_number, set_range, set_text, verify_nothing, wait_still
 
 pytestmark = [pytest.mark.browser, pytest.mark.full]
 
 
 def test_sliders_redraw_the_what_if_strip_with_no_request(server, open_page):
     page = open_page(server.url)
-    open_advanced(page)
+    verify_nothing(page)
     wait_still(page)
     requests = requests_of(page)
     value = page.locator(".ld-range-value")
@@ -224,7 +224,7 @@ def test_what_the_config_refuses_the_strip_says_in_its_words(server, open_page):
 
 def test_refreshes_by_position_follow_the_prompts_length(server, open_page):
     page = open_page(server.url)
-    open_advanced(page)
+    verify_nothing(page)
     set_range(page, 1, 4)
     set_number(page, "ld-drop-ratio", 1)
     set_number(page, "ld-period", 3)

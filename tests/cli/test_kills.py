@@ -135,7 +135,7 @@ def test_a_training(server, work):
     there = any((cut / name).is_dir() for name in CHECKPOINTS)
     assert ends(server, work, [*argv, *(["--resume"] if there else [])])[0] == 0
     names = {path.name for path in cut.iterdir()}
-    assert adapter(cut) == whole and names == {CHECKPOINT, "train_log.jsonl", "loss.svg"}
+    assert adapter(cut) == whole and names == {CHECKPOINT, "train_log.jsonl", "loss.svg", "presets.json"}
 
 
 def test_exports(server, work):

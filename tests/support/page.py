@@ -47,14 +47,16 @@ def open_advanced(page: Page) -> None:
     wait_still(page)  # Gradio mounts what is inside only now
 
 
-def prepare(page: Page, tokens: int, period: int = 4, layers: tuple[int, int] = (1, 4), ratio: float = 1) -> None:
-    """Settings that drop something on the model, and an end that the model does not choose.
-
-    They begin with the preset whose tokens all stand and whose skipped layers save K/V, but with the default rule.
-    """
+def verify_nothing(page: Page) -> None:
+    """The preset whose tokens all stand and whose skipped layers save K/V, but with the default rule."""
     page.check("#ld-preset input[value=paper]")
     open_advanced(page)
     choose(page, "ld-reuse", "residual: what the layer added at the last refresh")
+
+
+def prepare(page: Page, tokens: int, period: int = 4, layers: tuple[int, int] = (1, 4), ratio: float = 1) -> None:
+    """Settings that drop something on the model, and an end that the model does not choose."""
+    verify_nothing(page)
     set_number(page, "ld-max-new-tokens", tokens)
     set_number(page, "ld-period", period)
     set_range(page, *layers)
