@@ -13,7 +13,9 @@ from lora_drop.ui.serve.memory import share_heap
 
 def main() -> None:
     share_heap()
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=96, help="new tokens of each lane; a picture has room for these")
+    tokens = parser.parse_args().tokens
 
     from lora_drop.models.load import load_model
     from lora_drop.paths import SHIPPED_RECORDED
@@ -30,7 +32,7 @@ def main() -> None:
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     SHIPPED_RECORDED.parent.mkdir(parents=True, exist_ok=True)
     with SHIPPED_RECORDED.open("w", encoding="utf-8") as file:
-        for record in run(loaded, Request(FIRST_PROMPT, config, compare=choice["compare"])):
+        for record in run(loaded, Request(FIRST_PROMPT, config, tokens, compare=choice["compare"])):
             if isinstance(record, Header):
                 record.software["date"] = today
             file.write(write_line(record))

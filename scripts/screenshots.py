@@ -20,6 +20,7 @@ from typing import Any
 from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 from lora_drop.paths import SHIPPED_RECORDED
+from lora_drop.run.trace.trace import read_trace
 
 ROOT = Path(__file__).resolve().parents[1]
 DESKTOP, PHONE = ViewportSize(width=1600, height=900), ViewportSize(width=390, height=844)
@@ -29,7 +30,8 @@ READY_MS, RUN_MS, SETTLE_MS = 60_000, 120_000, 1200
 def opened(browser: Browser, url: str, size: ViewportSize, theme: str = "light") -> Page:
     """Open the page in a theme, ready to run."""
     page = browser.new_page(viewport=size)
-    page.goto(f"{url}?__theme={theme}")
+    tokens = read_trace(SHIPPED_RECORDED).header.sampling["max_new_tokens"]
+    page.goto(f"{url}?__theme={theme}&max_new_tokens={tokens}")
     page.wait_for_selector(".ld-whatif[data-state]", timeout=READY_MS)
     page.wait_for_timeout(SETTLE_MS)
     return page
