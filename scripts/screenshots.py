@@ -20,6 +20,7 @@ from typing import Any
 from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 from lora_drop.paths import SHIPPED_RECORDED
+from lora_drop.run.trace.records import BASELINE
 from lora_drop.run.trace.trace import read_trace
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +31,9 @@ READY_MS, RUN_MS, SETTLE_MS = 60_000, 120_000, 1200
 def opened(browser: Browser, url: str, size: ViewportSize, theme: str = "light") -> Page:
     """Open the page in a theme, ready to run."""
     page = browser.new_page(viewport=size)
-    tokens = read_trace(SHIPPED_RECORDED).header.sampling["max_new_tokens"]
+    tokens = len(
+        read_trace(SHIPPED_RECORDED).steps[BASELINE]
+    )  # of the recorded run, which then has the page's settings
     page.goto(f"{url}?__theme={theme}&max_new_tokens={tokens}")
     page.wait_for_selector(".ld-whatif[data-state]", timeout=READY_MS)
     page.wait_for_timeout(SETTLE_MS)
