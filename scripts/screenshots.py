@@ -31,9 +31,7 @@ READY_MS, RUN_MS, SETTLE_MS = 60_000, 120_000, 1200
 def opened(browser: Browser, url: str, size: ViewportSize, theme: str = "light") -> Page:
     """Open the page in a theme, ready to run."""
     page = browser.new_page(viewport=size)
-    tokens = len(
-        read_trace(SHIPPED_RECORDED).steps[BASELINE]
-    )  # of the recorded run, which then has the page's settings
+    tokens = len(read_trace(SHIPPED_RECORDED).steps[BASELINE])  # so that the recorded run has the page's settings
     page.goto(f"{url}?__theme={theme}&max_new_tokens={tokens}")
     page.wait_for_selector(".ld-whatif[data-state]", timeout=READY_MS)
     page.wait_for_timeout(SETTLE_MS)
