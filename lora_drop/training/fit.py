@@ -55,21 +55,19 @@ class _Moments:
     """
 
     positions: int = 0
-    tokens: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, pairs: tuple[str, ...], **values: Tensor | None) -> None:
         """Add products of x, y, z and g, (B, rows, D) each; z is None where the rule has no gate."""
         rows = {name: value.flatten(0, 1).float() for name, value in values.items() if value is not None}
         self.positions += len(rows["x"])
-        self.tokens += len(rows.get("g", ()))
         for pair in pairs:
             left, right = pair[0], pair[1]
             if left in rows and right in rows:
                 self.sums[pair] = self.sums.get(pair, 0) + (rows[left].T @ rows[right]).double()
 
     def mean(self, pair: str) -> Tensor:
-        return self.sums[pair] / (self.tokens if pair == "gg" else self.positions)
+        return self.sums[pair] / self.positions
 
 
 def measure(model: PreTrainedModel, bank: AdapterBank, batches: Iterable[Batch]) -> dict[int, Scales]:
@@ -118,7 +116,8 @@ def _read(
     gradients = torch.autograd.grad(loss, list(goals.values()))
     for i, g in zip(goals, gradients, strict=True):
         pairs = ("xx", "xy", "xz", "yy", "yz", "zz", "gg")
-        moments[i].add(pairs, **_regression(layout, bank.reuse, inputs[i], goals[i].detach()), g=g)
+        rows = _regression(layout, bank.reuse, inputs[i], goals[i].detach())
+        moments[i].add(pairs, **rows, g=g[:, layout.full :])
 
 
 def _regression(layout: Layout, reuse: str, h: Tensor, goal: Tensor) -> dict[str, Tensor | None]:
