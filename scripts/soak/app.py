@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import torch
 from gradio_client.utils import apply_diff
 
 from scripts.soak.cases import Case, Wrong, hold
@@ -55,6 +56,7 @@ def started(temporary: Path, log: Path) -> AbstractContextManager[tuple[subproce
         "LORA_DROP_MODELS": OTHER_MODEL,
         "TMPDIR": str(temporary),
         "GRADIO_SERVER_NAME": "127.0.0.1",
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),  # as where the expected answers are made: headers name it
     }
     env = {**os.environ, **settings, "GRADIO_SERVER_PORT": str(free_port())}
     return server(Path(sys.executable), ROOT, log, env)

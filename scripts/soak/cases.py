@@ -102,16 +102,23 @@ class Answer:
 
     def same_as(self, expected: Answer) -> None:
         """Raise Wrong unless this is the whole expected answer."""
-        for name in ("header", "steps", "audits", "quality", "texts", "summary"):
+        same_fields("header", self.header, expected.header)
+        for name in ("steps", "audits", "quality", "texts", "summary"):
             hold(getattr(self, name) == getattr(expected, name), f"another answer: the {name} differ")
 
     def begins(self, expected: Answer) -> None:
         """Raise Wrong unless this is the start of the expected answer, in each lane."""
-        hold(self.header == expected.header, "another answer: the header differs")
+        same_fields("header", self.header, expected.header)
         for name in ("steps", "audits", "quality"):
             for lane, part in getattr(self, name).items():
                 whole = getattr(expected, name)[lane]
                 hold(part == whole[: len(part)], f"another answer: lane {lane}'s {name} are not the start of it")
+
+
+def same_fields(what: str, given: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Raise Wrong, with the names of the fields, unless two records are the same."""
+    other = sorted(key for key in given.keys() | expected.keys() if given.get(key) != expected.get(key))
+    hold(not other, f"another answer: the {what} differs in {', '.join(other)}")
 
 
 def timeless(summary: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,19 @@ from lora_drop.run.exports.html import replay_html
 from lora_drop.run.trace.trace import Trace
 from lora_drop.run.wire import FIGURES
 from scripts.soak.app import Guest, Session, TurnedAway, let_in, one_line
-from scripts.soak.cases import BAD_CALLS, BAD_PAGES, FIELDS, Answer, Case, Wrong, by_lane, hold, read_trace, timeless
+from scripts.soak.cases import (
+    BAD_CALLS,
+    BAD_PAGES,
+    FIELDS,
+    Answer,
+    Case,
+    Wrong,
+    by_lane,
+    hold,
+    read_trace,
+    same_fields,
+    timeless,
+)
 
 MISTAKES = len(BAD_CALLS) * len(BAD_PAGES)
 
@@ -69,7 +81,7 @@ class Visitor(Guest):
         hold(lines and lines[0].get("type") == "run", "the page's text does not start with the run's id")
         summary = lines.pop() if isinstance(lines[-1], dict) and lines[-1]["type"] == "summary" else None
         if len(lines) > 1:
-            hold(lines[1] == case.wire[0], "the page was sent another header")
+            same_fields("page's header", lines[1], case.wire[0])
         whole = by_lane(case.wire[1:])
         for lane, part in by_lane(lines[2:]).items():
             hold(part == whole[lane][: len(part)], f"the page was sent other records, lane {lane}")
